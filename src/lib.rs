@@ -1,0 +1,16 @@
+//! The Arm stage-2 page table as a library.
+
+#![cfg_attr(not(any(feature = "std", loom, shuttle)), no_std)]
+
+extern crate alloc;
+
+pub mod arch;
+pub mod image;
+pub mod memory;
+pub mod sync;
+pub mod table;
+#[cfg(all(feature = "std", not(loom), not(shuttle)))]
+pub mod vm;
+
+#[cfg(feature = "python")]
+mod python;

@@ -1,0 +1,82 @@
+//! The one place that names atomics, `Arc`, locks and threads.
+//!
+//! Everything else in the crate imports them from here, so that a build with `--cfg loom` or
+//! `--cfg shuttle` runs the very same code on the model checker's primitives.
+
+#[cfg(not(any(loom, shuttle)))]
+pub use alloc::sync::Arc;
+#[cfg(not(any(loom, shuttle)))]
+pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+
+#[cfg(loom)]
+pub use loom::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+};
+
+#[cfg(shuttle)]
+pub use shuttle::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+};
+
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+pub use std::sync::{Mutex, RwLock};
+
+#[cfg(loom)]
+pub use loom::sync::{Mutex, RwLock};
+
+#[cfg(shuttle)]
+pub use shuttle::sync::{Mutex, RwLock};
+
+/// Waits for a peer, longer each time: spins, then yields, then (hosted) sleeps for microseconds.
+///
+/// A peer holds an entry LOCKED for one TLBI. On hardware that is a microsecond; under a sink that stalls, or with
+/// more threads than cores, it is a time slice, and burning the core would keep the peer from running.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    step: u32,
+}
+
+impl Backoff {
+    #[cfg(not(any(loom, shuttle)))]
+    const SPIN_STEPS: u32 = 6;
+    #[cfg(all(feature = "std", not(any(loom, shuttle))))]
+    const YIELD_STEPS: u32 = 16;
+
+    /// A fresh sequence of waits.
+    pub const fn new() -> Self {
+        Self { step: 0 }
+    }
+
+    /// Waits once.
+    pub fn wait(&mut self) {
+        self.step = self.step.saturating_add(1);
+        #[cfg(loom)]
+        loom::thread::yield_now();
+        #[cfg(shuttle)]
+        shuttle::thread::yield_now();
+        #[cfg(not(any(loom, shuttle)))]
+        self.wait_hosted();
+    }
+
+    #[cfg(not(any(loom, shuttle)))]
+    fn wait_hosted(&self) {
+        if self.step <= Self::SPIN_STEPS {
+            for _ in 0..1u32 << self.step {
+                core::hint::spin_loop();
+            }
+            return;
+        }
+        #[cfg(feature = "std")]
+        if self.step <= Self::YIELD_STEPS {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(core::time::Duration::from_micros(50));
+        }
+        #[cfg(not(feature = "std"))]
+        for _ in 0..1u32 << Self::SPIN_STEPS {
+            core::hint::spin_loop();
+        }
+    }
+}
