@@ -1,0 +1,1 @@
+"""The Arm stage-2 page table as a library."""
