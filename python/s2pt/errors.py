@@ -1,0 +1,188 @@
+"""What the library can refuse, as exception classes.
+
+Every class derives from `S2ptError`, so one ``except`` catches the library; where Python has a class for the same
+kind of mistake (``ValueError``, ``KeyError``, ``MemoryError``) that one catches it as well. Each exception carries the
+IPA and the level that it speaks of, or None where it speaks of neither. An operation that raised has changed nothing.
+
+The module is pure Python: the extension module, the model and the readers of dumps and traces all raise these.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccessFlagFault",
+    "AddressError",
+    "AddressSizeFault",
+    "Again",
+    "AlignmentError",
+    "AttributesError",
+    "ConflictError",
+    "Fault",
+    "GeometryError",
+    "ImageError",
+    "LevelError",
+    "NotMappedError",
+    "OutOfFramesError",
+    "PermissionFault",
+    "S2ptError",
+    "SizeError",
+    "TraceError",
+    "TranslationFault",
+]
+
+
+class S2ptError(Exception):
+    """Base of every exception of the library.
+
+    Parameters
+    ----------
+    message : str
+        What was refused: the value in hex, and the limit that it broke.
+    ipa : int, optional
+        The intermediate physical address that the error speaks of, in bytes.
+    level : int, optional
+        The level at which the walk met the reason, -1..3 as Arm counts.
+
+    Examples
+    --------
+    >>> error = NotMappedError("nothing is mapped at 0x1000", ipa=0x1000, level=3)
+    >>> str(error), hex(error.ipa), error.level
+    ('nothing is mapped at 0x1000', '0x1000', 3)
+    >>> isinstance(error, KeyError)
+    True
+    """
+
+    ipa: int | None
+    level: int | None
+
+    def __init__(self, message: str = "", ipa: int | None = None, level: int | None = None) -> None:
+        super().__init__(message)
+        self.ipa = ipa
+        self.level = level
+
+    def __str__(self) -> str:
+        # KeyError would show its message in quotes.
+        return str(self.args[0]) if self.args else ""
+
+
+class AlignmentError(S2ptError, ValueError):
+    """An address or a size is not a multiple of the page size, or a size is zero."""
+
+
+class AddressError(S2ptError, ValueError):
+    """An address is negative, or a range ends beyond the IPA space, beyond the PA space or beyond 64 bits."""
+
+
+class SizeError(S2ptError, ValueError):
+    """A text does not say a number of bytes."""
+
+
+class LevelError(S2ptError, ValueError):
+    """A level is not one of -1..3."""
+
+
+class GeometryError(S2ptError, ValueError):
+    """The architecture has no table of this granule, address size, start level or set of features."""
+
+
+class AttributesError(S2ptError, ValueError):
+    """Attributes contradict each other (device memory with execute), or the table's format has no room for them."""
+
+
+class NotMappedError(S2ptError, KeyError):
+    """Nothing is mapped where the operation needs a mapping."""
+
+
+class ConflictError(S2ptError):
+    """Something is mapped already, and the operation was told to leave it alone."""
+
+
+class OutOfFramesError(S2ptError, MemoryError):
+    """The memory has too few free frames for the tables that an operation needs.
+
+    Attributes
+    ----------
+    needed : int or None
+        Frames that the operation needs in the state in which it found the table.
+    available : int or None
+        Frames that it could have had.
+    """
+
+    needed: int | None
+    available: int | None
+
+    def __init__(
+        self,
+        message: str = "",
+        ipa: int | None = None,
+        level: int | None = None,
+        needed: int | None = None,
+        available: int | None = None,
+    ) -> None:
+        super().__init__(message, ipa, level)
+        self.needed = needed
+        self.available = available
+
+
+# The answers below are no mistakes of the caller, so they do not end in Error.
+
+
+class Again(S2ptError):  # noqa: N818
+    """A peer changed the entry first, or all that was asked for was there: look again (a faulting vCPU: run on)."""
+
+
+class ImageError(S2ptError, ValueError):
+    """The bytes are no table image, or a cut-off one."""
+
+
+class TraceError(S2ptError, ValueError):
+    """The text is no trace, or a cut-off one."""
+
+
+class Fault(S2ptError):  # noqa: N818
+    """What the MMU would report instead of a translation.
+
+    Attributes
+    ----------
+    kind : str
+        ``"translation"``, ``"permission"``, ``"access-flag"`` or ``"address-size"``.
+    access : str or None
+        The access that faulted: ``"r"``, ``"w"`` or ``"x"``.
+    """
+
+    kind: str = ""
+    access: str | None
+
+    def __init__(
+        self,
+        message: str = "",
+        ipa: int | None = None,
+        level: int | None = None,
+        access: str | None = None,
+    ) -> None:
+        super().__init__(message, ipa, level)
+        self.access = access
+
+
+class TranslationFault(Fault):
+    """The walk ended at an invalid entry, or the IPA is beyond the input size of the table (reported at level 0)."""
+
+    kind = "translation"
+
+
+class PermissionFault(Fault):
+    """The leaf does not allow the access."""
+
+    kind = "permission"
+
+
+class AccessFlagFault(Fault):
+    """The leaf has its access flag clear, and the hardware is not configured to set it."""
+
+    kind = "access-flag"
+
+
+class AddressSizeFault(Fault):
+    """An entry points beyond the physical address size."""
+
+    kind = "address-size"
