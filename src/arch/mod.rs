@@ -1,1 +1,23 @@
-//! (laid out)
+//! What the architecture says: addresses, geometry, descriptors, control registers, syndromes, maintenance.
+//!
+//! Pure functions over `Copy` values: no memory, no atomics, nothing of the rest of the crate. Everything is
+//! re-exported here, so users write `s2pt::arch::Geometry`.
+//!
+//! Rules come from the Arm Architecture Reference Manual, chapter D8 (the AArch64 Virtual Memory System
+//! Architecture) and the register descriptions of D24; where the behaviour is KVM's own choice, the text says so.
+
+mod addr;
+mod attrs;
+mod descriptor;
+mod format;
+mod geometry;
+mod syndrome;
+mod tlbi;
+
+pub use addr::{Ipa, Pa};
+pub use attrs::{Attrs, AttrsError, MemType, Prot, Shareability};
+pub use descriptor::{Dialect, EntryKind, Pte};
+pub use format::{Format, FormatOptions};
+pub use geometry::{BlockRule, Geometry, GeometryError, GeometryOptions, Granule, Level};
+pub use syndrome::{AccessKind, Fault, FaultKind};
+pub use tlbi::{Barrier, CacheOp, Dsb, Scope, Tlbi};

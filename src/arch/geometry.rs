@@ -1,0 +1,595 @@
+//! The shape of one stage-2 table: granule, levels, root, and where blocks may stand.
+//!
+//! A table resolves `stride` bits of the IPA per level (9, 11 or 13 for 4K, 16K, 64K), except at the root: there up to
+//! four bits more are resolved by concatenating 2..16 tables, or fewer bits when the IPA space ends below a full table.
+//! Levels are counted as Arm counts them, -1 to 3; level 3 holds pages. Everything a walker asks is precomputed.
+
+use core::fmt;
+
+/// Translation granule: the size of a page and of a table frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Granule {
+    /// 4 KiB pages, 512 entries a table.
+    K4,
+    /// 16 KiB pages, 2048 entries a table.
+    K16,
+    /// 64 KiB pages, 8192 entries a table.
+    K64,
+}
+
+impl Granule {
+    /// All three.
+    pub const ALL: [Granule; 3] = [Granule::K4, Granule::K16, Granule::K64];
+
+    /// Bytes of a page.
+    #[inline]
+    pub const fn size(self) -> u64 {
+        1 << self.shift()
+    }
+
+    /// log2 of the page size: 12, 14, 16.
+    #[inline]
+    pub const fn shift(self) -> u32 {
+        match self {
+            Granule::K4 => 12,
+            Granule::K16 => 14,
+            Granule::K64 => 16,
+        }
+    }
+
+    /// IPA bits that one table resolves: 9, 11, 13.
+    #[inline]
+    pub const fn stride(self) -> u32 {
+        self.shift() - 3
+    }
+
+    /// The granule with pages of `bytes`, if there is one.
+    pub const fn from_size(bytes: u64) -> Option<Self> {
+        match bytes {
+            0x1000 => Some(Granule::K4),
+            0x4000 => Some(Granule::K16),
+            0x10000 => Some(Granule::K64),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Granule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}KiB", self.size() >> 10)
+    }
+}
+
+/// A level of the table, -1 (root of a 52-bit 4K table) to 3 (pages). A deeper level is greater.
+///
+/// ```
+/// use s2pt::arch::Level;
+/// assert!(Level::LM1 < Level::L3);
+/// assert_eq!(Level::L2.deeper(), Some(Level::L3));
+/// assert_eq!(Level::new(4), None);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Level(i8);
+
+impl Level {
+    /// Level -1.
+    pub const LM1: Level = Level(-1);
+    /// Level 0.
+    pub const L0: Level = Level(0);
+    /// Level 1.
+    pub const L1: Level = Level(1);
+    /// Level 2.
+    pub const L2: Level = Level(2);
+    /// Level 3: pages.
+    pub const L3: Level = Level(3);
+    /// From the shallowest to the deepest.
+    pub const ALL: [Level; 5] = [Self::LM1, Self::L0, Self::L1, Self::L2, Self::L3];
+
+    /// The level with this number, `None` outside -1..=3.
+    #[inline]
+    pub const fn new(level: i8) -> Option<Self> {
+        if -1 <= level && level <= 3 {
+            Some(Level(level))
+        } else {
+            None
+        }
+    }
+
+    /// The number, -1..=3.
+    #[inline]
+    pub const fn get(self) -> i8 {
+        self.0
+    }
+
+    /// The next level down, `None` below pages.
+    #[inline]
+    pub const fn deeper(self) -> Option<Self> {
+        if self.0 < 3 { Some(Level(self.0 + 1)) } else { None }
+    }
+
+    /// The next level up, `None` above level -1.
+    #[inline]
+    pub const fn shallower(self) -> Option<Self> {
+        if self.0 > -1 { Some(Level(self.0 - 1)) } else { None }
+    }
+
+    /// Whether this is level 3.
+    #[inline]
+    pub const fn is_last(self) -> bool {
+        self.0 == 3
+    }
+
+    /// Position in an array of five by level: 0 for level -1 up to 4 for level 3.
+    #[inline]
+    pub const fn slot(self) -> usize {
+        // The mask changes nothing; it lets the compiler drop the bounds check on arrays of eight.
+        (self.0 + 1) as usize & 7
+    }
+}
+
+impl fmt::Debug for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "L{}", self.0)
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Which levels may hold a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum BlockRule {
+    /// What the architecture allows: 4K 1G and 2M, and 512G with LPA2; 16K 32M, and 64G with LPA2; 64K 512M, and 4T
+    /// with 52-bit physical addresses.
+    #[default]
+    Architecture,
+    /// What KVM uses: 4K 1G and 2M; 16K 32M; 64K 512M.
+    Kvm,
+}
+
+/// What to build a [`Geometry`] from. `Default` is 4K, 40-bit IPA, 48-bit PA, start level as KVM picks it, no LPA2,
+/// the architecture's blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GeometryOptions {
+    /// Page and table size.
+    pub granule: Granule,
+    /// Size of the IPA space in bits, 32..=52; above 48 needs `lpa2` or the 64K granule.
+    pub ipa_bits: u8,
+    /// Size of output addresses in bits, one of 32, 36, 40, 42, 44, 48, 52 (the values VTCR_EL2.PS can say).
+    pub pa_bits: u8,
+    /// Level of the root; `None` takes the deepest that 16 concatenated tables allow, as KVM does.
+    pub start_level: Option<Level>,
+    /// FEAT_LPA2 in use (VTCR_EL2.DS): 52-bit addresses with 4K and 16K, shareability not in the descriptor.
+    pub lpa2: bool,
+    /// Levels that may hold blocks.
+    pub blocks: BlockRule,
+}
+
+impl Default for GeometryOptions {
+    fn default() -> Self {
+        Self {
+            granule: Granule::K4,
+            ipa_bits: 40,
+            pa_bits: 48,
+            start_level: None,
+            lpa2: false,
+            blocks: BlockRule::Architecture,
+        }
+    }
+}
+
+/// Why no table has the wanted shape. Numbers are bits or levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GeometryError {
+    /// The IPA size is outside 32..=52.
+    #[error("IPA size of {bits} bits is outside {min}..={max}")]
+    IpaBits {
+        /// Asked for.
+        bits: u8,
+        /// Smallest allowed.
+        min: u8,
+        /// Largest allowed.
+        max: u8,
+    },
+    /// More than 48 bits, IPA or PA, with a 4K or 16K granule but without LPA2.
+    #[error("{what} size of {bits} bits needs LPA2 with the {granule} granule (limit 48)")]
+    NeedsLpa2 {
+        /// `"IPA"` or `"PA"`.
+        what: &'static str,
+        /// Asked for.
+        bits: u8,
+        /// The granule.
+        granule: Granule,
+    },
+    /// The PA size is none that VTCR_EL2.PS can express.
+    #[error("PA size of {bits} bits is none of 32, 36, 40, 42, 44, 48, 52")]
+    PaBits {
+        /// Asked for.
+        bits: u8,
+    },
+    /// LPA2 together with the 64K granule, which has 52-bit addresses of its own.
+    #[error("LPA2 does not exist for the 64KiB granule (its 52-bit addresses need pa_bits = 52 only)")]
+    Lpa2Granule,
+    /// No root of 1..=16 tables at this level spans the IPA space.
+    #[error(
+        "start level {level} with the {granule} granule spans {min}..={max} IPA bits, not {bits}: \
+         the root resolves 1 bit to a table plus 4 bits of concatenation"
+    )]
+    StartLevel {
+        /// Level asked for.
+        level: Level,
+        /// The granule.
+        granule: Granule,
+        /// IPA size asked for.
+        bits: u8,
+        /// Smallest IPA size with this start level.
+        min: u8,
+        /// Largest IPA size with this start level.
+        max: u8,
+    },
+    /// The start level is none that the granule and format have.
+    #[error("start level {level} does not exist with the {granule} granule{hint}", hint = if *.lpa2_has_it { " without LPA2" } else { "" })]
+    NoSuchStart {
+        /// Level asked for.
+        level: Level,
+        /// The granule.
+        granule: Granule,
+        /// Whether it exists with LPA2.
+        lpa2_has_it: bool,
+    },
+}
+
+/// The shape of one table. Cheap to copy; all accessors are a load, a shift and a mask.
+///
+/// ```
+/// use s2pt::arch::{Geometry, GeometryOptions, Ipa, Level, Pa};
+/// let g = Geometry::new(GeometryOptions::default())?; // 4K, 40-bit IPA
+/// assert_eq!((g.start_level(), g.root_frames(), g.levels()), (Level::L1, 2, 3));
+/// assert_eq!(g.size(Level::L2), 2 << 20);
+/// assert_eq!(g.index(Ipa::new(0x80_4020_1000), Level::L1), 513); // in the second root frame
+/// assert_eq!(g.largest_leaf(Ipa::new(0x4020_0000), Pa::new(0x20_0000), 1 << 30), Level::L2);
+/// # Ok::<(), s2pt::arch::GeometryError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Geometry {
+    // By Level::slot(); eight long so that a masked index needs no bounds check.
+    index_masks: [u32; 8],
+    shifts: [u8; 8],
+    // Bit slot() set: a leaf may stand at that level.
+    leaf_levels: u8,
+    granule: Granule,
+    start: Level,
+    ipa_bits: u8,
+    pa_bits: u8,
+    root_frames: u8,
+    lpa2: bool,
+    blocks: BlockRule,
+}
+
+/// Smallest IPA size, in bits.
+pub(crate) const MIN_IPA_BITS: u8 = 32;
+/// Largest IPA size, in bits.
+pub(crate) const MAX_IPA_BITS: u8 = 52;
+/// A root may be this many bits wider than a table: 16 tables side by side.
+const CONCATENATION_BITS: u32 = 4;
+
+impl Geometry {
+    /// Checks the options and computes the shape.
+    ///
+    /// # Errors
+    /// [`GeometryError`] names the rule that the options break.
+    pub fn new(options: GeometryOptions) -> Result<Self, GeometryError> {
+        let GeometryOptions {
+            granule,
+            ipa_bits,
+            pa_bits,
+            start_level,
+            lpa2,
+            blocks,
+        } = options;
+        if !(MIN_IPA_BITS..=MAX_IPA_BITS).contains(&ipa_bits) {
+            return Err(GeometryError::IpaBits {
+                bits: ipa_bits,
+                min: MIN_IPA_BITS,
+                max: MAX_IPA_BITS,
+            });
+        }
+        if !matches!(pa_bits, 32 | 36 | 40 | 42 | 44 | 48 | 52) {
+            return Err(GeometryError::PaBits { bits: pa_bits });
+        }
+        let wide = lpa2 || granule == Granule::K64;
+        if lpa2 && granule == Granule::K64 {
+            return Err(GeometryError::Lpa2Granule);
+        }
+        for (what, bits) in [("IPA", ipa_bits), ("PA", pa_bits)] {
+            if bits > 48 && !wide {
+                return Err(GeometryError::NeedsLpa2 { what, bits, granule });
+            }
+        }
+        let start = start_level.unwrap_or_else(|| default_start(granule, ipa_bits));
+        check_start(granule, ipa_bits, start, lpa2)?;
+        let leaf_levels = leaf_levels(granule, start, lpa2, pa_bits, blocks);
+        let shape = Shape {
+            page_shift: granule.shift(),
+            stride: granule.stride(),
+            start,
+            ipa_bits,
+        };
+        Ok(Self::assemble(shape, granule, pa_bits, lpa2, blocks, leaf_levels))
+    }
+
+    /// A model geometry for the checkers: 4K pages, `stride` index bits a level, `levels` levels ending in level 3,
+    /// blocks at every level but the start level (so none when there is one level only).
+    ///
+    /// # Panics
+    /// Unless `levels` is 1..=5 and `stride` 1..=9.
+    #[cfg(any(loom, shuttle, test))]
+    pub fn tiny(levels: u32, stride: u32) -> Self {
+        assert!(
+            (1..=5).contains(&levels) && (1..=9).contains(&stride),
+            "no tiny geometry {levels} x {stride}"
+        );
+        let start = Level(4 - levels as i8);
+        let leaf_levels = Level::ALL
+            .iter()
+            .filter(|&&l| l > start || l.is_last())
+            .fold(0, |m, l| m | 1 << l.slot());
+        let ipa_bits = (12 + stride * levels) as u8;
+        let shape = Shape {
+            page_shift: 12,
+            stride,
+            start,
+            ipa_bits,
+        };
+        Self::assemble(shape, Granule::K4, 48, false, BlockRule::Architecture, leaf_levels)
+    }
+
+    fn assemble(shape: Shape, granule: Granule, pa_bits: u8, lpa2: bool, blocks: BlockRule, leaf_levels: u8) -> Self {
+        let Shape {
+            start,
+            ipa_bits,
+            stride,
+            ..
+        } = shape;
+        let mut shifts = [0; 8];
+        let mut index_masks = [0; 8];
+        for level in Level::ALL {
+            shifts[level.slot()] = shape.shift(level).min(63) as u8;
+            index_masks[level.slot()] = match level.cmp(&start) {
+                core::cmp::Ordering::Less => 0,
+                core::cmp::Ordering::Equal => (1 << shape.root_bits()) - 1,
+                core::cmp::Ordering::Greater => (1 << stride) - 1,
+            };
+        }
+        let root_frames = 1 << shape.root_bits().saturating_sub(stride);
+        Self {
+            index_masks,
+            shifts,
+            leaf_levels,
+            granule,
+            start,
+            ipa_bits,
+            pa_bits,
+            root_frames,
+            lpa2,
+            blocks,
+        }
+    }
+
+    /// The translation granule.
+    #[inline]
+    pub const fn granule(&self) -> Granule {
+        self.granule
+    }
+
+    /// Bits of the IPA space.
+    #[inline]
+    pub const fn ipa_bits(&self) -> u8 {
+        self.ipa_bits
+    }
+
+    /// Bits of an output address.
+    #[inline]
+    pub const fn pa_bits(&self) -> u8 {
+        self.pa_bits
+    }
+
+    /// Whether descriptors have the LPA2 layout (VTCR_EL2.DS).
+    #[inline]
+    pub const fn lpa2(&self) -> bool {
+        self.lpa2
+    }
+
+    /// The rule by which blocks are allowed.
+    #[inline]
+    pub const fn block_rule(&self) -> BlockRule {
+        self.blocks
+    }
+
+    /// Level of the root table.
+    #[inline]
+    pub const fn start_level(&self) -> Level {
+        self.start
+    }
+
+    /// Frames of the root, side by side: 1..=16.
+    #[inline]
+    pub const fn root_frames(&self) -> u32 {
+        self.root_frames as u32
+    }
+
+    /// Levels of the table: 2..=5 (a model geometry may have 1).
+    #[inline]
+    pub const fn levels(&self) -> u32 {
+        (4 - self.start.get()) as u32
+    }
+
+    /// log2 of the bytes that one entry at `level` maps. Meaningful from the start level down.
+    #[inline]
+    pub const fn shift(&self, level: Level) -> u32 {
+        self.shifts[level.slot()] as u32
+    }
+
+    /// Bytes that one entry at `level` maps. Meaningful from the start level down.
+    #[inline]
+    pub const fn size(&self, level: Level) -> u64 {
+        1 << (self.shift(level) & 63)
+    }
+
+    /// Entries in use in a table at `level`; at the start level those of all root frames together.
+    ///
+    /// A root that resolves fewer bits than a table still occupies one whole frame; the entries beyond stay empty.
+    #[inline]
+    pub const fn entries(&self, level: Level) -> usize {
+        self.index_masks[level.slot()] as usize + 1
+    }
+
+    /// Index of the entry for `ipa` in its table at `level`; at the start level it counts through all root frames.
+    ///
+    /// Bits of `ipa` above the IPA space are ignored.
+    #[inline]
+    pub const fn index(&self, ipa: super::Ipa, level: Level) -> usize {
+        ((ipa.get() >> (self.shift(level) & 63)) as u32 & self.index_masks[level.slot()]) as usize
+    }
+
+    /// First IPA that the entry for `ipa` at `level` maps.
+    #[inline]
+    pub const fn entry_base(&self, ipa: super::Ipa, level: Level) -> super::Ipa {
+        ipa.align_down(self.size(level))
+    }
+
+    /// Whether a leaf may stand at `level`; always true at level 3, never above the start level.
+    #[inline]
+    pub const fn block_allowed(&self, level: Level) -> bool {
+        self.leaf_levels >> level.slot() & 1 != 0
+    }
+
+    /// First address beyond the IPA space.
+    #[inline]
+    pub const fn ipa_limit(&self) -> u64 {
+        1 << (self.ipa_bits & 63)
+    }
+
+    /// First address beyond what an output address can be.
+    #[inline]
+    pub const fn pa_limit(&self) -> u64 {
+        1 << (self.pa_bits & 63)
+    }
+
+    /// Bytes of the root as memory holds it: whole frames.
+    #[inline]
+    pub const fn root_size(&self) -> u64 {
+        self.granule.size() * self.root_frames as u64
+    }
+
+    /// The shallowest level at which a leaf may map `ipa` to `pa` and be at most `size` bytes: both addresses aligned
+    /// to it and a block allowed there. Level 3 when nothing larger fits.
+    #[inline]
+    pub const fn largest_leaf(&self, ipa: super::Ipa, pa: super::Pa, size: u64) -> Level {
+        // A leaf of 2^n bytes fits when n is at most the alignment of both addresses and log2 of the size; 63 for zero.
+        let aligned = (ipa.get() | pa.get() | 1 << 63).trailing_zeros();
+        let room = 63 - (size | 1).leading_zeros();
+        let most = if aligned < room { aligned } else { room };
+        let mut level = self.start;
+        while !level.is_last() && !(self.block_allowed(level) && self.shift(level) <= most) {
+            level = Level(level.0 + 1);
+        }
+        level
+    }
+}
+
+impl fmt::Debug for Geometry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Geometry({}, ipa {}, pa {}, levels {}..3, root {}{})",
+            self.granule,
+            self.ipa_bits,
+            self.pa_bits,
+            self.start,
+            self.root_frames,
+            if self.lpa2 { ", lpa2" } else { "" }
+        )
+    }
+}
+
+/// The numbers that fix all shifts.
+struct Shape {
+    page_shift: u32,
+    stride: u32,
+    start: Level,
+    ipa_bits: u8,
+}
+
+impl Shape {
+    fn shift(&self, level: Level) -> u32 {
+        self.page_shift + self.stride * (3 - level.get()) as u32
+    }
+
+    fn root_bits(&self) -> u32 {
+        u32::from(self.ipa_bits) - self.shift(self.start)
+    }
+}
+
+/// The deepest start level that concatenation allows, at least two levels: what KVM picks.
+fn default_start(granule: Granule, ipa_bits: u8) -> Level {
+    let bits = u32::from(ipa_bits) - granule.shift() - CONCATENATION_BITS;
+    let levels = bits.div_ceil(granule.stride()).max(2);
+    Level(4 - levels as i8)
+}
+
+fn check_start(granule: Granule, ipa_bits: u8, level: Level, lpa2: bool) -> Result<(), GeometryError> {
+    let shallowest = |lpa2| match (granule, lpa2) {
+        (Granule::K4, false) => Level::L0,
+        (Granule::K4, true) => Level::LM1,
+        (Granule::K16, false) => Level::L1,
+        (Granule::K16, true) => Level::L0,
+        (Granule::K64, _) => Level::L1,
+    };
+    if level < shallowest(lpa2) || level.is_last() {
+        let lpa2_has_it = !level.is_last() && level >= shallowest(true);
+        return Err(GeometryError::NoSuchStart {
+            level,
+            granule,
+            lpa2_has_it,
+        });
+    }
+    let shift = granule.shift() + granule.stride() * (3 - level.get()) as u32;
+    let min = shift + 1;
+    let max = shift + granule.stride() + CONCATENATION_BITS;
+    if !(min..=max).contains(&u32::from(ipa_bits)) {
+        return Err(GeometryError::StartLevel {
+            level,
+            granule,
+            bits: ipa_bits,
+            min: min as u8,
+            max: max as u8,
+        });
+    }
+    Ok(())
+}
+
+/// Arm ARM, `AArch64.BlockDescSupported`; KVM's subset is `kvm_supported_block_sizes`.
+fn leaf_levels(granule: Granule, start: Level, lpa2: bool, pa_bits: u8, rule: BlockRule) -> u8 {
+    let first_block = match (granule, rule) {
+        (Granule::K4, BlockRule::Architecture) if lpa2 => Level::L0,
+        (Granule::K4, _) => Level::L1,
+        (Granule::K16, BlockRule::Architecture) if lpa2 => Level::L1,
+        (Granule::K64, BlockRule::Architecture) if pa_bits == 52 => Level::L1,
+        (Granule::K16 | Granule::K64, _) => Level::L2,
+    };
+    let first = first_block.max(start);
+    Level::ALL
+        .iter()
+        .filter(|&&level| level >= first)
+        .fold(0, |mask, level| mask | 1 << level.slot())
+}
+
+#[cfg(test)]
+#[path = "geometry_tests.rs"]
+mod tests;
