@@ -6,139 +6,7 @@
 
 use core::fmt;
 
-/// Translation granule: the size of a page and of a table frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Granule {
-    /// 4 KiB pages, 512 entries a table.
-    K4,
-    /// 16 KiB pages, 2048 entries a table.
-    K16,
-    /// 64 KiB pages, 8192 entries a table.
-    K64,
-}
-
-impl Granule {
-    /// All three.
-    pub const ALL: [Granule; 3] = [Granule::K4, Granule::K16, Granule::K64];
-
-    /// Bytes of a page.
-    #[inline]
-    pub const fn size(self) -> u64 {
-        1 << self.shift()
-    }
-
-    /// log2 of the page size: 12, 14, 16.
-    #[inline]
-    pub const fn shift(self) -> u32 {
-        match self {
-            Granule::K4 => 12,
-            Granule::K16 => 14,
-            Granule::K64 => 16,
-        }
-    }
-
-    /// IPA bits that one table resolves: 9, 11, 13.
-    #[inline]
-    pub const fn stride(self) -> u32 {
-        self.shift() - 3
-    }
-
-    /// The granule with pages of `bytes`, if there is one.
-    pub const fn from_size(bytes: u64) -> Option<Self> {
-        match bytes {
-            0x1000 => Some(Granule::K4),
-            0x4000 => Some(Granule::K16),
-            0x10000 => Some(Granule::K64),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Granule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}KiB", self.size() >> 10)
-    }
-}
-
-/// A level of the table, -1 (root of a 52-bit 4K table) to 3 (pages). A deeper level is greater.
-///
-/// ```
-/// use s2pt::arch::Level;
-/// assert!(Level::LM1 < Level::L3);
-/// assert_eq!(Level::L2.deeper(), Some(Level::L3));
-/// assert_eq!(Level::new(4), None);
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(transparent)]
-pub struct Level(i8);
-
-impl Level {
-    /// Level -1.
-    pub const LM1: Level = Level(-1);
-    /// Level 0.
-    pub const L0: Level = Level(0);
-    /// Level 1.
-    pub const L1: Level = Level(1);
-    /// Level 2.
-    pub const L2: Level = Level(2);
-    /// Level 3: pages.
-    pub const L3: Level = Level(3);
-    /// From the shallowest to the deepest.
-    pub const ALL: [Level; 5] = [Self::LM1, Self::L0, Self::L1, Self::L2, Self::L3];
-
-    /// The level with this number, `None` outside -1..=3.
-    #[inline]
-    pub const fn new(level: i8) -> Option<Self> {
-        if -1 <= level && level <= 3 {
-            Some(Level(level))
-        } else {
-            None
-        }
-    }
-
-    /// The number, -1..=3.
-    #[inline]
-    pub const fn get(self) -> i8 {
-        self.0
-    }
-
-    /// The next level down, `None` below pages.
-    #[inline]
-    pub const fn deeper(self) -> Option<Self> {
-        if self.0 < 3 { Some(Level(self.0 + 1)) } else { None }
-    }
-
-    /// The next level up, `None` above level -1.
-    #[inline]
-    pub const fn shallower(self) -> Option<Self> {
-        if self.0 > -1 { Some(Level(self.0 - 1)) } else { None }
-    }
-
-    /// Whether this is level 3.
-    #[inline]
-    pub const fn is_last(self) -> bool {
-        self.0 == 3
-    }
-
-    /// Position in an array of five by level: 0 for level -1 up to 4 for level 3.
-    #[inline]
-    pub const fn slot(self) -> usize {
-        // The mask changes nothing; it lets the compiler drop the bounds check on arrays of eight.
-        (self.0 + 1) as usize & 7
-    }
-}
-
-impl fmt::Debug for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "L{}", self.0)
-    }
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
+use super::{Granule, Ipa, Level, Pa};
 
 /// Which levels may hold a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -334,7 +202,7 @@ impl Geometry {
             (1..=5).contains(&levels) && (1..=9).contains(&stride),
             "no tiny geometry {levels} x {stride}"
         );
-        let start = Level(4 - levels as i8);
+        let start = start_of(levels);
         let leaf_levels = Level::ALL
             .iter()
             .filter(|&&l| l > start || l.is_last())
@@ -453,13 +321,13 @@ impl Geometry {
     ///
     /// Bits of `ipa` above the IPA space are ignored.
     #[inline]
-    pub const fn index(&self, ipa: super::Ipa, level: Level) -> usize {
+    pub const fn index(&self, ipa: Ipa, level: Level) -> usize {
         ((ipa.get() >> (self.shift(level) & 63)) as u32 & self.index_masks[level.slot()]) as usize
     }
 
     /// First IPA that the entry for `ipa` at `level` maps.
     #[inline]
-    pub const fn entry_base(&self, ipa: super::Ipa, level: Level) -> super::Ipa {
+    pub const fn entry_base(&self, ipa: Ipa, level: Level) -> Ipa {
         ipa.align_down(self.size(level))
     }
 
@@ -490,16 +358,19 @@ impl Geometry {
     /// The shallowest level at which a leaf may map `ipa` to `pa` and be at most `size` bytes: both addresses aligned
     /// to it and a block allowed there. Level 3 when nothing larger fits.
     #[inline]
-    pub const fn largest_leaf(&self, ipa: super::Ipa, pa: super::Pa, size: u64) -> Level {
+    pub const fn largest_leaf(&self, ipa: Ipa, pa: Pa, size: u64) -> Level {
         // A leaf of 2^n bytes fits when n is at most the alignment of both addresses and log2 of the size; 63 for zero.
         let aligned = (ipa.get() | pa.get() | 1 << 63).trailing_zeros();
         let room = 63 - (size | 1).leading_zeros();
         let most = if aligned < room { aligned } else { room };
         let mut level = self.start;
-        while !level.is_last() && !(self.block_allowed(level) && self.shift(level) <= most) {
-            level = Level(level.0 + 1);
+        while let Some(deeper) = level.deeper() {
+            if self.block_allowed(level) && self.shift(level) <= most {
+                return level;
+            }
+            level = deeper;
         }
-        level
+        Level::L3
     }
 }
 
@@ -536,11 +407,16 @@ impl Shape {
     }
 }
 
+/// Start level of a table of so many levels, 1..=5.
+fn start_of(levels: u32) -> Level {
+    Level::ALL[5 - levels as usize]
+}
+
 /// The deepest start level that concatenation allows, at least two levels: what KVM picks.
 fn default_start(granule: Granule, ipa_bits: u8) -> Level {
     let bits = u32::from(ipa_bits) - granule.shift() - CONCATENATION_BITS;
     let levels = bits.div_ceil(granule.stride()).max(2);
-    Level(4 - levels as i8)
+    start_of(levels)
 }
 
 fn check_start(granule: Granule, ipa_bits: u8, level: Level, lpa2: bool) -> Result<(), GeometryError> {

@@ -2,7 +2,9 @@ use super::*;
 use crate::arch::{Ipa, Pa};
 
 /// IPA bits, then start level / levels / root frames for 4K, 16K, 64K, as KVM picks them.
-const KVM_SHAPES: [(u8, [(i8, u32, u32); 3]); 14] = [
+/// Start level, levels, root frames.
+type Expected = (i8, u32, u32);
+const KVM_SHAPES: [(u8, [Expected; 3]); 14] = [
     (32, [(2, 2, 4), (2, 2, 1), (2, 2, 1)]),
     (34, [(2, 2, 16), (2, 2, 1), (2, 2, 1)]),
     (36, [(1, 3, 1), (2, 2, 1), (2, 2, 1)]),

@@ -11,6 +11,8 @@ mod attrs;
 mod descriptor;
 mod format;
 mod geometry;
+mod level;
+mod regs;
 mod syndrome;
 mod tlbi;
 
@@ -18,6 +20,8 @@ pub use addr::{Ipa, Pa};
 pub use attrs::{Attrs, AttrsError, MemType, Prot, Shareability};
 pub use descriptor::{Dialect, EntryKind, Pte};
 pub use format::{Format, FormatOptions};
-pub use geometry::{BlockRule, Geometry, GeometryError, GeometryOptions, Granule, Level};
+pub use geometry::{BlockRule, Geometry, GeometryError, GeometryOptions};
+pub use level::{Granule, Level};
+pub use regs::{Vtcr, VtcrError, VtcrFields, VtcrOptions, Vttbr, VttbrError};
 pub use syndrome::{AccessKind, Fault, FaultKind};
 pub use tlbi::{Barrier, CacheOp, Dsb, Scope, Tlbi};

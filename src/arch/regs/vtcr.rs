@@ -1,0 +1,458 @@
+//! VTCR_EL2: the shape of the table as the hardware walker reads it.
+
+use core::fmt;
+
+use super::{bit, field};
+use crate::arch::{BlockRule, Geometry, GeometryError, GeometryOptions, Granule, Level};
+
+/// Write-back, read- and write-allocate: IRGN0 and ORGN0.
+const WRITE_BACK: u64 = 1;
+/// SH0.
+const INNER_SHAREABLE: u64 = 3;
+const VS: u32 = 19;
+const HA: u32 = 21;
+const HD: u32 = 22;
+const RES1: u32 = 31;
+const DS: u32 = 32;
+const SL2: u32 = 33;
+/// PA sizes by PS value; 7 would be 56 bits, which only 128-bit descriptors have.
+const PA_BITS: [u8; 7] = [32, 36, 40, 42, 44, 48, 52];
+/// All bits that have a meaning: [`VtcrFields`] has a field for each.
+const KNOWN: u64 = 0x0000_337f_fe6f_ffff;
+
+/// A VTCR_EL2 value.
+///
+/// ```
+/// use s2pt::arch::{Geometry, GeometryOptions, Level, Vtcr, VtcrOptions};
+/// let geometry = Geometry::new(GeometryOptions::default())?; // 4K, 40-bit IPA, 48-bit PA
+/// let vtcr = Vtcr::build(&geometry, VtcrOptions::default());
+/// assert_eq!(vtcr.raw(), 0x802d_3558); // what KVM writes for such a guest
+/// assert_eq!(vtcr.geometry()?, geometry);
+/// assert_eq!(Vtcr::new(0x802d_f558).geometry().unwrap_err().to_string(), "TG0 = 3 is no granule");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Vtcr(u64);
+
+/// What [`Vtcr::build`] adds to the geometry. `Default`: 16-bit VMIDs and hardware access flag, as KVM on a CPU that
+/// has both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VtcrOptions {
+    /// 16-bit VMIDs (VS), else 8-bit.
+    pub vmid16: bool,
+    /// Hardware sets the access flag (HA).
+    pub ha: bool,
+    /// Hardware sets write permission where DBM allows it (HD). Implies HA, without which it has no effect.
+    pub hd: bool,
+}
+
+impl Default for VtcrOptions {
+    fn default() -> Self {
+        Self {
+            vmid16: true,
+            ha: true,
+            hd: false,
+        }
+    }
+}
+
+/// The fields of a VTCR_EL2, as they stand in the register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VtcrFields {
+    /// 64 minus the IPA size in bits.
+    pub t0sz: u8,
+    /// Start level, encoded; see [`Vtcr::start_level`].
+    pub sl0: u8,
+    /// Inner cacheability of walks.
+    pub irgn0: u8,
+    /// Outer cacheability of walks.
+    pub orgn0: u8,
+    /// Shareability of walks, and of leaves with DS.
+    pub sh0: u8,
+    /// Granule, encoded: 0 4K, 1 64K, 2 16K.
+    pub tg0: u8,
+    /// Physical address size, encoded.
+    pub ps: u8,
+    /// 16-bit VMIDs.
+    pub vs: bool,
+    /// Hardware access flag.
+    pub ha: bool,
+    /// Hardware dirty state.
+    pub hd: bool,
+    /// Descriptor bits 62:59 left to hardware (HWU62..HWU59).
+    pub hwu: u8,
+    /// Non-secure walk.
+    pub nsw: bool,
+    /// Non-secure output.
+    pub nsa: bool,
+    /// Bit 31, to be written as 1.
+    pub res1: bool,
+    /// LPA2 descriptors.
+    pub ds: bool,
+    /// Extends SL0 for 4K with DS.
+    pub sl2: bool,
+    /// AssuredOnly attribute in use.
+    pub assured_only: bool,
+    /// TopLevel1.
+    pub tl1: bool,
+    /// Permission indirection.
+    pub s2pie: bool,
+    /// Permission overlays.
+    pub s2poe: bool,
+    /// 128-bit descriptors.
+    pub d128: bool,
+    /// Guarded control stack checks.
+    pub gcsh: bool,
+    /// TopLevel0.
+    pub tl0: bool,
+    /// Hardware access flag in table entries.
+    pub haft: bool,
+    /// Hardware dirty state tracking structure.
+    pub hdbss: bool,
+    /// Bits that the architecture reserves as zero, in place.
+    pub res0: u64,
+}
+
+/// The rule that a VTCR_EL2 breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VtcrError {
+    /// TG0 = 3.
+    #[error("TG0 = {tg0} is no granule")]
+    Granule {
+        /// The field.
+        tg0: u8,
+    },
+    /// PS = 7.
+    #[error("PS = {ps} is no physical address size (limit 6)")]
+    PaSize {
+        /// The field.
+        ps: u8,
+    },
+    /// The IPA size is more than any table can have.
+    #[error("T0SZ = {t0sz} is an IPA size of {bits} bits (limit 52)")]
+    IpaSize {
+        /// The field.
+        t0sz: u8,
+        /// 64 - T0SZ.
+        bits: u8,
+    },
+    /// SL2:SL0 is reserved for this granule.
+    #[error("SL0 = {sl0} with SL2 = {} is reserved for the {granule} granule{}", *.sl2 as u8, if *.ds { "" } else { " without DS" })]
+    StartLevel {
+        /// The field.
+        sl0: u8,
+        /// The field.
+        sl2: bool,
+        /// From TG0.
+        granule: Granule,
+        /// The field.
+        ds: bool,
+    },
+    /// DS = 1 with 64K, where it is RES0.
+    #[error("DS = 1 with the 64KiB granule, which has no LPA2 format")]
+    DsGranule,
+    /// A feature that changes the meaning of descriptors beyond what this crate reads.
+    #[error("{name} = 1: descriptors of that format are not supported")]
+    Unsupported {
+        /// Name of the field.
+        name: &'static str,
+    },
+    /// The fields are right by themselves, but no table has this shape: T0SZ, SL0, PS and DS together.
+    #[error("T0SZ = {t0sz}, SL0 = {sl0}: {rule}")]
+    Shape {
+        /// The field.
+        t0sz: u8,
+        /// The field.
+        sl0: u8,
+        /// What is wrong.
+        rule: GeometryError,
+    },
+    /// HD without HA.
+    #[error("HD = 1 needs HA = 1")]
+    DirtyWithoutAccess,
+    /// Bit 31 is 0.
+    #[error("bit 31 (RES1) is 0")]
+    Res1,
+    /// A reserved bit is 1.
+    #[error("reserved bits {bits:#x} are set")]
+    Res0 {
+        /// The bits, in place.
+        bits: u64,
+    },
+    /// KVM's own walker refuses it for a nested guest, though the architecture may allow it.
+    #[error("KVM's nested walk wants an IPA size of {min}..={max} bits for start level {level}, {granule}, not {bits}")]
+    Nested {
+        /// Start level.
+        level: Level,
+        /// From TG0.
+        granule: Granule,
+        /// IPA size.
+        bits: u8,
+        /// Smallest that it takes.
+        min: u8,
+        /// Largest that it takes.
+        max: u8,
+    },
+}
+
+impl Vtcr {
+    /// Wraps a register value; nothing is checked.
+    #[inline]
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The register value.
+    #[inline]
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// The register for a table of this shape: write-back inner shareable walks, reserved bits as the architecture
+    /// wants them.
+    pub fn build(geometry: &Geometry, options: VtcrOptions) -> Self {
+        let start = geometry.start_level().get();
+        let (sl0, sl2) = match (geometry.granule(), start) {
+            (Granule::K4, -1) => (0, 1),
+            (Granule::K4, _) => (2 - start, 0),
+            (Granule::K16 | Granule::K64, _) => (3 - start, 0),
+        };
+        let tg0 = match geometry.granule() {
+            Granule::K4 => 0,
+            Granule::K64 => 1,
+            Granule::K16 => 2,
+        };
+        let ps = PA_BITS
+            .iter()
+            .position(|&bits| bits == geometry.pa_bits())
+            .unwrap_or(PA_BITS.len() - 1) as u64;
+        Self(
+            u64::from(64 - geometry.ipa_bits())
+                | (sl0 as u64) << 6
+                | WRITE_BACK << 8
+                | WRITE_BACK << 10
+                | INNER_SHAREABLE << 12
+                | tg0 << 14
+                | ps << 16
+                | u64::from(options.vmid16) << VS
+                | u64::from(options.ha || options.hd) << HA
+                | u64::from(options.hd) << HD
+                | 1 << RES1
+                | u64::from(geometry.lpa2()) << DS
+                | sl2 << SL2,
+        )
+    }
+
+    /// All fields.
+    pub const fn decode(self) -> VtcrFields {
+        let raw = self.0;
+        VtcrFields {
+            t0sz: field(raw, 0, 6) as u8,
+            sl0: field(raw, 6, 2) as u8,
+            irgn0: field(raw, 8, 2) as u8,
+            orgn0: field(raw, 10, 2) as u8,
+            sh0: field(raw, 12, 2) as u8,
+            tg0: field(raw, 14, 2) as u8,
+            ps: field(raw, 16, 3) as u8,
+            vs: bit(raw, VS),
+            ha: bit(raw, HA),
+            hd: bit(raw, HD),
+            hwu: field(raw, 25, 4) as u8,
+            nsw: bit(raw, 29),
+            nsa: bit(raw, 30),
+            res1: bit(raw, RES1),
+            ds: bit(raw, DS),
+            sl2: bit(raw, SL2),
+            assured_only: bit(raw, 34),
+            tl1: bit(raw, 35),
+            s2pie: bit(raw, 36),
+            s2poe: bit(raw, 37),
+            d128: bit(raw, 38),
+            gcsh: bit(raw, 40),
+            tl0: bit(raw, 41),
+            haft: bit(raw, 44),
+            hdbss: bit(raw, 45),
+            res0: raw & !KNOWN,
+        }
+    }
+
+    /// The granule that TG0 says.
+    ///
+    /// # Errors
+    /// TG0 = 3.
+    pub const fn granule(self) -> Result<Granule, VtcrError> {
+        match self.decode().tg0 {
+            0 => Ok(Granule::K4),
+            1 => Ok(Granule::K64),
+            2 => Ok(Granule::K16),
+            tg0 => Err(VtcrError::Granule { tg0 }),
+        }
+    }
+
+    /// The start level that SL2, SL0, TG0 and DS say, level 3 included; whether the IPA size fits it is not looked at.
+    ///
+    /// # Errors
+    /// TG0 = 3, or an encoding that is reserved for the granule.
+    pub fn start_level(self) -> Result<Level, VtcrError> {
+        let granule = self.granule()?;
+        let VtcrFields { sl0, sl2, ds, .. } = self.decode();
+        let reserved = VtcrError::StartLevel { sl0, sl2, granule, ds };
+        match (granule, sl2, sl0) {
+            (Granule::K4, false, 0) => Ok(Level::L2),
+            (Granule::K4, false, 1) => Ok(Level::L1),
+            (Granule::K4, false, 2) => Ok(Level::L0),
+            (Granule::K4, false, 3) => Ok(Level::L3), // FEAT_TTST
+            (Granule::K4, true, 0) if ds => Ok(Level::LM1),
+            (Granule::K16 | Granule::K64, false, 0) => Ok(Level::L3),
+            (Granule::K16 | Granule::K64, false, 1) => Ok(Level::L2),
+            (Granule::K16 | Granule::K64, false, 2) => Ok(Level::L1),
+            (Granule::K16, false, 3) if ds => Ok(Level::L0),
+            _ => Err(reserved),
+        }
+    }
+
+    /// Size of the IPA space in bits, 64 - T0SZ; 1..=64.
+    pub const fn ipa_bits(self) -> u8 {
+        64 - self.decode().t0sz
+    }
+
+    /// Size of output addresses in bits. 52 without DS and with 4K or 16K counts as 48, as the hardware takes it.
+    ///
+    /// # Errors
+    /// TG0 = 3 or PS = 7.
+    pub fn pa_bits(self) -> Result<u8, VtcrError> {
+        let granule = self.granule()?;
+        let VtcrFields { ps, ds, .. } = self.decode();
+        let bits = *PA_BITS.get(usize::from(ps)).ok_or(VtcrError::PaSize { ps })?;
+        Ok(if granule == Granule::K64 || ds {
+            bits
+        } else {
+            bits.min(48)
+        })
+    }
+
+    /// Width of VMIDs, 8 or 16 bits.
+    pub const fn vmid_bits(self) -> u8 {
+        if self.decode().vs { 16 } else { 8 }
+    }
+
+    /// The shape of the table, with the architecture's block levels.
+    ///
+    /// Checks every rule that a walk depends on; [`Vtcr::validate`] checks the rest.
+    ///
+    /// # Errors
+    /// [`VtcrError`] names the rule that failed. Shapes outside this crate's range (less than 32 IPA bits, start at
+    /// level 3) are refused too.
+    pub fn geometry(self) -> Result<Geometry, VtcrError> {
+        self.geometry_with(BlockRule::Architecture)
+    }
+
+    /// As [`Vtcr::geometry`], with another rule for blocks.
+    ///
+    /// # Errors
+    /// As [`Vtcr::geometry`].
+    pub fn geometry_with(self, blocks: BlockRule) -> Result<Geometry, VtcrError> {
+        let VtcrFields {
+            t0sz,
+            sl0,
+            ds,
+            s2pie,
+            s2poe,
+            d128,
+            ..
+        } = self.decode();
+        let granule = self.granule()?;
+        for (set, name) in [(d128, "D128"), (s2pie, "S2PIE"), (s2poe, "S2POE")] {
+            if set {
+                return Err(VtcrError::Unsupported { name });
+            }
+        }
+        if ds && granule == Granule::K64 {
+            return Err(VtcrError::DsGranule);
+        }
+        let pa_bits = self.pa_bits()?;
+        let ipa_bits = self.ipa_bits();
+        if ipa_bits > 52 {
+            return Err(VtcrError::IpaSize { t0sz, bits: ipa_bits });
+        }
+        let start_level = Some(self.start_level()?);
+        Geometry::new(GeometryOptions {
+            granule,
+            ipa_bits,
+            pa_bits,
+            start_level,
+            lpa2: ds,
+            blocks,
+        })
+        .map_err(|rule| VtcrError::Shape { t0sz, sl0, rule })
+    }
+
+    /// Checks every rule: those of [`Vtcr::geometry`], HD with HA, RES1, reserved bits.
+    ///
+    /// # Errors
+    /// [`VtcrError`] names the first rule that failed.
+    pub fn validate(self) -> Result<(), VtcrError> {
+        self.geometry()?;
+        let fields = self.decode();
+        if fields.hd && !fields.ha {
+            return Err(VtcrError::DirtyWithoutAccess);
+        }
+        if !fields.res1 {
+            return Err(VtcrError::Res1);
+        }
+        if fields.res0 != 0 {
+            return Err(VtcrError::Res0 { bits: fields.res0 });
+        }
+        Ok(())
+    }
+
+    /// Checks the rules by which KVM's software walker takes a nested guest's VTCR_EL2: narrower than the
+    /// architecture's, since it uses the IPA size where the architecture uses the CPU's physical address size.
+    ///
+    /// # Errors
+    /// [`VtcrError`] names the rule that failed.
+    pub fn validate_nested(self) -> Result<(), VtcrError> {
+        let granule = self.granule()?;
+        let level = self.start_level()?;
+        let bits = self.ipa_bits();
+        let stride = granule.stride();
+        let shift = granule.shift() + stride * (3 - level.get()) as u32;
+        let smallest = match (granule, level) {
+            (Granule::K4, Level::L0) | (Granule::K64, Level::L1) => 43,
+            (Granule::K16, Level::L1) => 41,
+            (Granule::K4, Level::LM1) | (Granule::K16 | Granule::K64, Level::L0) => u8::MAX,
+            _ => 25,
+        };
+        let min = (shift as u8 + 1).max(smallest);
+        let max = (shift + stride + 4).min(48) as u8;
+        if (min..=max).contains(&bits) {
+            Ok(())
+        } else {
+            Err(VtcrError::Nested {
+                level,
+                granule,
+                bits,
+                min,
+                max,
+            })
+        }
+    }
+}
+
+impl fmt::Debug for Vtcr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Vtcr({:#x})", self.0)
+    }
+}
+
+impl fmt::Display for Vtcr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+#[cfg(test)]
+#[path = "vtcr_tests.rs"]
+mod tests;
