@@ -1,0 +1,375 @@
+//! Hosted table memory: one reserved mapping that stands for physical memory.
+
+use std::sync::atomic::AtomicU32 as StaticU32;
+
+use super::counts::Counts;
+use super::free_list::FreeList;
+use super::region::Region;
+use super::roots::{LARGEST, Roots};
+use super::{Frame, OutOfFrames, TableMemory};
+use crate::arch::{Granule, Pa};
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
+
+/// How to build an [`Arena`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArenaOptions {
+    /// Address of the first frame; a multiple of the granule.
+    pub base: Pa,
+    /// Size of a frame.
+    pub granule: Granule,
+    /// How many frames there can be at most, roots included. Address space is reserved for twice as many (roots have
+    /// a part of their own); memory is used only for frames that were handed out.
+    pub capacity_frames: usize,
+    /// How many frames may be out or reserved at a time; `None`: as many as there are.
+    pub quota: Option<usize>,
+}
+
+impl Default for ArenaOptions {
+    /// 2^20 frames of 4 KiB from 4 GiB on, no quota: tables for more than a tebibyte mapped in 4 KiB pages.
+    fn default() -> Self {
+        Self {
+            base: Pa::new(1 << 32),
+            granule: Granule::K4,
+            capacity_frames: 1 << 20,
+            quota: None,
+        }
+    }
+}
+
+/// Why an [`Arena`] cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArenaError {
+    /// The base address is not a multiple of the granule.
+    #[error("base {base} of the table memory is not a multiple of {granule:#x}")]
+    Base {
+        /// The address given.
+        base: Pa,
+        /// The size of a frame, bytes.
+        granule: u64,
+    },
+    /// No frame at all, or more than can be numbered or addressed from `base` on.
+    #[error("{frames:#x} frames from {base}: the table memory takes 1 to 0x3fffffff frames, below address {limit:#x}")]
+    Capacity {
+        /// The capacity asked for.
+        frames: usize,
+        /// The base address.
+        base: Pa,
+        /// First address that no table frame can have.
+        limit: u64,
+    },
+    /// The operating system refused the reservation.
+    #[error("cannot reserve {bytes:#x} bytes for table frames: {source}")]
+    Reserve {
+        /// Bytes of address space asked for.
+        bytes: u64,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+/// What an [`Arena`] holds at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArenaStats {
+    /// Frames there can be at most.
+    pub capacity: usize,
+    /// Frames that may be out or reserved.
+    pub quota: usize,
+    /// Frames taken and not freed, roots included.
+    pub in_use: usize,
+    /// Frames set aside and not yet taken.
+    pub reserved: usize,
+    /// Frames that were handed out at least once and thus occupy memory; without roots.
+    pub touched: usize,
+    /// Roots that are out.
+    pub roots: usize,
+}
+
+/// Table frames in one anonymous mapping, at consecutive physical addresses from a base on.
+///
+/// Taking and freeing a frame is lock-free and takes one exchange on the free list and one on the counters.
+/// Beside the frames themselves it keeps 8 bytes a frame. `Send + Sync`; share it by reference or in an `Arc`.
+///
+/// ```
+/// use s2pt::memory::{Arena, ArenaOptions, TableMemory};
+///
+/// let arena = Arena::new(ArenaOptions { capacity_frames: 64, quota: Some(3), ..Default::default() })?;
+/// arena.reserve(2)?;
+/// let mut frame = arena.take();
+/// arena.fill(&mut frame, |index| index as u64);
+/// assert_eq!(arena.frames_in_use(), 1);
+/// assert_eq!(arena.reserve(2).unwrap_err().available, 1); // one taken, one still reserved, of three
+/// arena.free(frame);
+/// arena.unreserve(1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Arena {
+    region: Region,
+    free: FreeList,
+    counts: Counts,
+    capacity: usize,
+    /// Lowest of capacity and quota.
+    limit: AtomicUsize,
+    /// Requests until the one to refuse, or [`NEVER`].
+    fail: AtomicU64,
+    /// First index of the part that roots come from.
+    first_root: u32,
+    roots: Mutex<Roots>,
+    id: u32,
+}
+
+const NEVER: u64 = u64::MAX;
+/// No table address has more bits.
+const PA_LIMIT: u64 = 1 << 52;
+/// Twice as many, and the alignment of roots, still are `u32` indices.
+const MOST_FRAMES: usize = 0x3fff_ffff;
+
+/// Tells arenas apart. Not the `AtomicU32` of the model checkers: those cannot be static.
+static NEXT_ID: StaticU32 = StaticU32::new(1);
+
+impl Arena {
+    /// Reserves the address space; touches no frame.
+    ///
+    /// # Errors
+    ///
+    /// [`ArenaError`] naming the option that does not fit.
+    pub fn new(options: ArenaOptions) -> Result<Self, ArenaError> {
+        let ArenaOptions {
+            base,
+            granule,
+            capacity_frames: capacity,
+            quota,
+        } = options;
+        let size = granule.size();
+        if !base.is_aligned(size) {
+            return Err(ArenaError::Base { base, granule: size });
+        }
+        // Roots are aligned by address, and the base need not be.
+        let refused = ArenaError::Capacity {
+            frames: capacity,
+            base,
+            limit: PA_LIMIT,
+        };
+        if !(1..=MOST_FRAMES).contains(&capacity) || base.get() >= PA_LIMIT {
+            return Err(refused);
+        }
+        let base_frame = base.get() / size;
+        let first_root = (base_frame + capacity as u64).next_multiple_of(LARGEST.into()) - base_frame;
+        let root_frames = (capacity as u32).next_multiple_of(LARGEST);
+        let count = first_root + u64::from(root_frames);
+        if count > (PA_LIMIT - base.get()) / size {
+            return Err(refused);
+        }
+        let region = Region::new(base, granule.shift(), count as u32, capacity as u32).map_err(|source| {
+            ArenaError::Reserve {
+                bytes: count * size,
+                source,
+            }
+        })?;
+        Ok(Self {
+            region,
+            free: FreeList::new(capacity as u32),
+            counts: Counts::default(),
+            capacity,
+            limit: AtomicUsize::new(quota.unwrap_or(capacity).min(capacity)),
+            fail: AtomicU64::new(NEVER),
+            first_root: first_root as u32,
+            roots: Mutex::new(Roots::new(root_frames)),
+            // Relaxed: only the number matters. 0 means "not recorded" in a `Frame`.
+            id: NEXT_ID.fetch_add(1, std::sync::atomic::Ordering::Relaxed).max(1),
+        })
+    }
+
+    /// Address of the first frame.
+    pub fn base(&self) -> Pa {
+        self.region.pa(0)
+    }
+
+    /// First address beyond the last frame.
+    pub fn end(&self) -> Pa {
+        self.region.pa(self.region.count())
+    }
+
+    /// Whether `pa` is the address of a frame, thus fit for [`table`](TableMemory::table).
+    pub fn contains(&self, pa: Pa) -> bool {
+        (self.base()..self.end()).contains(&pa) && pa.is_aligned(self.region.frame_bytes() as u64)
+    }
+
+    /// Limits how many frames may be out or reserved at a time, from now on; `None` lifts the limit.
+    ///
+    /// Frames that are out stay out: below the number in use, every reservation fails until enough are freed.
+    pub fn set_quota(&self, quota: Option<usize>) {
+        // Relaxed: a reservation that runs at the same time may see either limit.
+        self.limit
+            .store(quota.unwrap_or(self.capacity).min(self.capacity), Ordering::Relaxed);
+    }
+
+    /// Refuses the `k`-th frame requested from now on, counting from 0, once.
+    ///
+    /// Frames are requested by [`reserve`](TableMemory::reserve) and [`take_root`](TableMemory::take_root); a request
+    /// for several that includes the `k`-th fails as a whole. For tests of what an operation leaves behind when
+    /// memory runs out in its middle.
+    pub fn fail_allocation(&self, k: usize) {
+        // Relaxed: armed by the thread that then runs the operation.
+        self.fail.store(k as u64, Ordering::Relaxed);
+    }
+
+    /// What the arena holds now.
+    pub fn stats(&self) -> ArenaStats {
+        let (in_use, reserved) = self.counts.get();
+        ArenaStats {
+            capacity: self.capacity,
+            // Relaxed: a statistic.
+            quota: self.limit.load(Ordering::Relaxed),
+            in_use,
+            reserved,
+            touched: self.free.touched() as usize,
+            roots: self.lock_roots().count(),
+        }
+    }
+
+    /// Makes the operating system back the first `frames` frames now, so that taking them later costs no page fault.
+    pub fn prefault(&self, frames: usize) {
+        self.region.prefault(frames.min(self.capacity) as u32);
+    }
+
+    /// The limit for a request of `frames`, or the refusal that a test asked for.
+    fn admit(&self, frames: usize) -> Result<usize, OutOfFrames> {
+        // Relaxed: normally never written, so that this line stays shared among all cores.
+        if self.fail.load(Ordering::Relaxed) != NEVER {
+            self.count_down(frames)?;
+        }
+        // Relaxed: see `set_quota`.
+        Ok(self.limit.load(Ordering::Relaxed))
+    }
+
+    #[cold]
+    fn count_down(&self, frames: usize) -> Result<(), OutOfFrames> {
+        let wanted = frames as u64;
+        let step = |left: u64| match left {
+            NEVER => None,
+            left if left < wanted => Some(NEVER),
+            left => Some(left - wanted),
+        };
+        // Relaxed: the count itself is all that is shared.
+        match self.fail.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step) {
+            Ok(left) if left < wanted => Err(OutOfFrames {
+                needed: frames,
+                available: left as usize,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Zeroes a frame and puts it where `take` finds it. The caller then says what it counts as, in this order: whoever
+    /// is told that there is room must find the frame.
+    fn recycle(&self, frame: Frame) {
+        frame.check_owner(self.id);
+        let index = self.region.index(frame.into_pa());
+        assert!(
+            index < self.first_root,
+            "{} is part of the roots",
+            self.region.pa(index)
+        );
+        // SAFETY: a `Frame` is private, and `check_owner` has seen that it is one of this arena's.
+        unsafe { self.region.clear(index) };
+        self.free.push(&self.region, index);
+    }
+
+    fn lock_roots(&self) -> std::sync::MutexGuard<'_, Roots> {
+        // Poisoned only by the refusal of a wrong argument, before anything changed.
+        self.roots.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl TableMemory for Arena {
+    fn reserve(&self, frames: usize) -> Result<(), OutOfFrames> {
+        let limit = self.admit(frames)?;
+        self.counts.reserve(frames, limit)
+    }
+
+    fn unreserve(&self, frames: usize) {
+        self.counts.unreserve(frames);
+    }
+
+    fn take(&self) -> Frame {
+        self.counts.take();
+        loop {
+            // Counted above, so a frame is there: as many are physically free as takes are between their count and
+            // here, since frames are pushed before they stop counting as in use. `None` only means that a peer took
+            // the one this thread looked at while another pushed one; each round some peer got on.
+            if let Some(index) = self.free.pop(&self.region) {
+                return Frame::owned(self.region.pa(index), self.id);
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    fn take_root(&self, frames: u32) -> Result<Pa, OutOfFrames> {
+        let needed = frames as usize;
+        let limit = self.admit(needed)?;
+        let mut roots = self.lock_roots();
+        self.counts.occupy(needed, limit)?;
+        match roots.take(frames) {
+            Some(first) => Ok(self.region.pa(self.first_root + first)),
+            None => {
+                self.counts.release(needed);
+                Err(OutOfFrames { needed, available: 0 })
+            }
+        }
+    }
+
+    fn free(&self, frame: Frame) {
+        self.recycle(frame);
+        self.counts.release(1);
+    }
+
+    fn put_back(&self, frame: Frame) {
+        self.recycle(frame);
+        self.counts.put_back();
+    }
+
+    fn free_root(&self, root: Pa, frames: u32) {
+        let mut roots = self.lock_roots();
+        let first = self.region.index(root).wrapping_sub(self.first_root);
+        let freed = roots.free(first, frames);
+        if freed {
+            // Nobody is handed this run before the lock goes. Atomic stores, because a root's address is no proof
+            // that its table is gone.
+            (first..first + frames).for_each(|index| self.region.clear_shared(self.first_root + index));
+            self.counts.release(frames as usize);
+        }
+        drop(roots);
+        assert!(freed, "no root of {frames} frame(s) starts at {root}");
+    }
+
+    #[inline]
+    fn table(&self, pa: Pa) -> &[AtomicU64] {
+        self.region.tables(pa, 1)
+    }
+
+    #[inline]
+    fn root(&self, pa: Pa, frames: u32) -> &[AtomicU64] {
+        self.region.tables(pa, frames)
+    }
+
+    #[inline]
+    fn fill(&self, frame: &mut Frame, value: impl FnMut(usize) -> u64) {
+        frame.check_owner(self.id);
+        let index = self.region.index(frame.pa());
+        // SAFETY: a `Frame` is private, `check_owner` has seen that it is one of this arena's, and `&mut` says that
+        // nobody else fills it through the same `Frame`.
+        unsafe { self.region.fill(index, value) };
+    }
+
+    #[inline]
+    fn generation(&self, pa: Pa) -> u32 {
+        // Relaxed: the reader's acquire fence pairs with the release fence in `Region::clear`.
+        self.region.generation(self.region.index(pa)).load(Ordering::Relaxed)
+    }
+
+    fn frames_in_use(&self) -> usize {
+        self.counts.get().0
+    }
+}
