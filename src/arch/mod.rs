@@ -23,5 +23,5 @@ pub use format::{Format, FormatOptions};
 pub use geometry::{BlockRule, Geometry, GeometryError, GeometryOptions};
 pub use level::{Granule, Level};
 pub use regs::{Vtcr, VtcrError, VtcrFields, VtcrOptions, Vttbr, VttbrError};
-pub use syndrome::{AccessKind, Fault, FaultKind};
-pub use tlbi::{Barrier, CacheOp, Dsb, Scope, Tlbi};
+pub use syndrome::{AccessKind, Esr, Fault, FaultKind, FaultStatus, Syndrome, SyndromeError};
+pub use tlbi::{Barrier, CacheOp, Dsb, RangeOp, RangeOps, Scope, Tlbi, TlbiOp, TlbiOps, range_encoding};
