@@ -1,1 +1,44 @@
-//! (laid out)
+//! The concurrent tree: one live stage-2 table that many threads change at once.
+//!
+//! [`Stage2`] owns the table. Work is done through a [`View`] of it: a [`Handle`] (any number of threads, each with its
+//! own) or an [`Exclusive`] one (`&mut`, plain stores, frames freed at once). Both offer the same operations, compiled
+//! from the same code. The protocol that lets them run beside each other without a lock stands in `entry.rs`; when
+//! frames are freed, in `reclaim.rs`; how a range is walked and restarted, in `walk.rs`.
+//!
+//! What a range operation promises: each *entry* changes atomically, and an operation that returns an error has changed
+//! no mapping. Two operations on overlapping ranges interleave page by page; each page sees them in some order.
+//! Once a call that takes something away (unmap, protect, a replacing map) has returned, no CPU uses the old translation.
+
+mod attrs;
+mod batch;
+mod build;
+mod collapse;
+mod entry;
+mod error;
+mod maintenance;
+mod map;
+mod query;
+mod reclaim;
+mod sinks;
+mod split;
+mod stage2;
+mod stats;
+mod tlb;
+mod unlink;
+mod unmap;
+mod walk;
+
+pub use attrs::Changed;
+pub use error::Error;
+pub use map::{Existing, MapOptions, Mapped};
+pub use query::{Leaves, Lookup, Mapping, Translation};
+#[doc(hidden)]
+pub use reclaim::Unlinked;
+pub use reclaim::{Access, Alone, Local};
+#[cfg(feature = "std")]
+pub use sinks::{Counting, Counts, Record, Recording, Stall, StallKind};
+#[doc(hidden)]
+pub use stage2::Core;
+pub use stage2::{Config, Exclusive, Handle, Stage2, View};
+pub use stats::Stats;
+pub use tlb::{Event, Null, Tlb};

@@ -1,0 +1,296 @@
+//! Changing what a translation permits, in place (R4): permissions, write protection, access flag.
+
+use super::View;
+use super::batch::Batch;
+use super::build::{Piece, Reserve};
+use super::error::Error;
+use super::maintenance::Stale;
+use super::reclaim::Access;
+use super::tlb::Tlb;
+use super::walk::{At, Step, Visitor};
+use crate::arch::{AttrsError, Format, Ipa, Level, MemType, Prot, Pte};
+use crate::memory::TableMemory;
+
+/// What an attribute operation found and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Leaves of the range whose attributes changed; of a block that had to be cut, the pieces inside the range.
+    pub leaves: u64,
+    /// Bytes of the range that are mapped, changed or not.
+    pub bytes: u64,
+}
+
+/// The new value of a leaf.
+trait Rewrite {
+    fn rewrite(&self, format: &Format, pte: Pte) -> Pte;
+}
+
+impl<F: Fn(&Format, Pte) -> Pte> Rewrite for F {
+    #[inline(always)]
+    fn rewrite(&self, format: &Format, pte: Pte) -> Pte {
+        self(format, pte)
+    }
+}
+
+/// The changed part of a block that is cut.
+struct Rewritten<'a, W> {
+    format: &'a Format,
+    rewrite: &'a W,
+}
+
+impl<W: Rewrite> Piece for Rewritten<'_, W> {
+    #[inline(always)]
+    fn piece(&self, _: Level, _: u64, old: Pte) -> Option<Pte> {
+        Some(self.rewrite.rewrite(self.format, old))
+    }
+
+    fn fits(&self, _: Level, _: u64) -> bool {
+        true
+    }
+}
+
+/// Which TLBI a change of attributes needs before the operation returns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    /// Rights go: no core may keep them.
+    Broadcast,
+    /// Rights come: the faulting core must not keep its refusal.
+    Local,
+    /// The caller does not need it.
+    None,
+}
+
+struct Attributes<'m, M: TableMemory, W> {
+    rewrite: W,
+    reserve: Reserve<'m, M>,
+    /// Ageing is about leaves: a block that is covered in part changes as a whole.
+    whole_leaves: bool,
+    stale: Stale,
+    changed: Changed,
+    /// Some visited leaf had its access flag set.
+    young: bool,
+}
+
+impl<M: TableMemory, T: Tlb, A: Access, W: Rewrite> Visitor<M, T, A> for Attributes<'_, M, W> {
+    #[inline]
+    fn entry<'g>(
+        &mut self,
+        view: &'g View<'_, M, T, A>,
+        _: &'g A::Guard,
+        _: &mut Batch<'g>,
+        at: At<'g>,
+        pte: Pte,
+    ) -> Result<Step, Error> {
+        if !pte.is_valid() {
+            return Ok(Step::Next);
+        }
+        if pte.is_table(at.level()) {
+            return Ok(Step::Descend);
+        }
+        let format = &view.core.format;
+        let new = self.rewrite.rewrite(format, pte);
+        if new != pte {
+            if at.whole() || self.whole_leaves {
+                view.prepare_output(at.level(), pte, new);
+                if view.change(at.table, at.index, pte, new).is_err() {
+                    return Ok(Step::Retry);
+                }
+                self.stale.add(Ipa::new(at.base), at.size, Some(at.level()));
+                self.changed.leaves += 1;
+            } else {
+                let piece = Rewritten {
+                    format,
+                    rewrite: &self.rewrite,
+                };
+                view.prepare_output(at.level(), pte, new);
+                if !view.cut(&mut self.reserve, at, pte, &piece)? {
+                    return Ok(Step::Retry);
+                }
+                self.changed.leaves += view.pieces(&at);
+            }
+        }
+        self.young |= format.af(pte);
+        self.changed.bytes += at.bytes();
+        Ok(Step::Next)
+    }
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+    /// Gives every leaf of the range exactly the permissions `prot`. Holes are skipped.
+    ///
+    /// `ipa` and `size` (bytes) are multiples of the page size. A block that the range covers in part is cut, if its
+    /// permissions change. Maintenance: one broadcast TLBI over what changed, complete when this returns.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`] if nothing at all is mapped in the range; [`Error::Attrs`] if `prot` lets device or
+    /// non-cacheable memory be executed, or the format cannot express it; [`Error::OutOfFrames`] if a block cannot be
+    /// cut; errors of the range. Nothing was changed then.
+    pub fn protect(&self, ipa: Ipa, size: u64, prot: Prot) -> Result<Changed, Error> {
+        let end = self.check_range(ipa, size)?;
+        let bits = self.permission_bits(ipa, prot)?;
+        self.refuse_executable_devices(ipa.get(), end, prot)?;
+        let mask = self.core.format.perm_mask();
+        let rewrite = move |_: &Format, pte: Pte| Pte::from_raw(pte.raw() & !mask | bits);
+        let changed = self.rewrite(ipa.get(), end, rewrite, Flush::Broadcast, false)?.changed;
+        self.mapped(ipa, changed)
+    }
+
+    /// Takes the right to write from every leaf of the range. Holes are skipped.
+    ///
+    /// `ipa` and `size` (bytes) are multiples of the page size. A writable block that the range covers in part is cut.
+    /// Maintenance: one broadcast TLBI over what changed, complete when this returns: no CPU writes through an old
+    /// translation after that.
+    ///
+    /// # Errors
+    /// [`Error::OutOfFrames`] if a block cannot be cut; errors of the range. Nothing was changed then.
+    pub fn write_protect(&self, ipa: Ipa, size: u64) -> Result<Changed, Error> {
+        let end = self.check_range(ipa, size)?;
+        let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() & !Format::WRITE_BIT);
+        Ok(self.rewrite(ipa.get(), end, rewrite, Flush::Broadcast, false)?.changed)
+    }
+
+    /// Adds the permissions `prot` to every leaf of the range; takes none away. Holes are skipped.
+    ///
+    /// `ipa` and `size` (bytes) are multiples of the page size. A block that the range covers in part is cut, if it lacks
+    /// any of them: this is how a write fault under dirty logging turns a block into pages, in one break.
+    /// Maintenance: a TLBI on the calling core (another core that still holds the narrower entry faults once more); a
+    /// broadcast one where a block was cut.
+    ///
+    /// # Errors
+    /// As [`protect`](Self::protect).
+    pub fn relax(&self, ipa: Ipa, size: u64, prot: Prot) -> Result<Changed, Error> {
+        let end = self.check_range(ipa, size)?;
+        self.permission_bits(ipa, prot)?;
+        self.refuse_executable_devices(ipa.get(), end, prot)?;
+        let mask = self.core.format.perm_mask();
+        let rewrite = move |format: &Format, pte: Pte| {
+            let bits = format.prot_bits(format.prot(pte) | prot);
+            Pte::from_raw(pte.raw() & !mask | bits)
+        };
+        let changed = self.rewrite(ipa.get(), end, rewrite, Flush::Local, false)?.changed;
+        self.mapped(ipa, changed)
+    }
+
+    /// Sets the access flag of every leaf that the range touches, whole leaves. No TLBI is due: an entry without the
+    /// flag is never cached.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`] if nothing at all is mapped in the range; errors of the range.
+    pub fn mark_young(&self, ipa: Ipa, size: u64) -> Result<Changed, Error> {
+        let end = self.check_range(ipa, size)?;
+        let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() | Format::AF_BIT);
+        let changed = self.rewrite(ipa.get(), end, rewrite, Flush::None, true)?.changed;
+        self.mapped(ipa, changed)
+    }
+
+    /// Whether any leaf that the range touches has its access flag set. Changes nothing.
+    ///
+    /// # Errors
+    /// Errors of the range.
+    pub fn test_young(&self, ipa: Ipa, size: u64) -> Result<bool, Error> {
+        let end = self.check_range(ipa, size)?;
+        Ok(self
+            .rewrite(ipa.get(), end, |_: &Format, pte: Pte| pte, Flush::None, true)?
+            .young)
+    }
+
+    /// Clears the access flag of every leaf that the range touches, whole leaves, and says whether any had it.
+    ///
+    /// With `flush`, one broadcast TLBI over what changed, complete when this returns: the next access sets the flag (or
+    /// faults). Without it a CPU may go on using a cached translation for a while and leave the flag clear, which
+    /// makes the answer of the next test less exact, never wrong about memory.
+    ///
+    /// # Errors
+    /// Errors of the range.
+    pub fn test_and_clear_young(&self, ipa: Ipa, size: u64, flush: bool) -> Result<bool, Error> {
+        let end = self.check_range(ipa, size)?;
+        let flush = if flush { Flush::Broadcast } else { Flush::None };
+        let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() & !Format::AF_BIT);
+        Ok(self.rewrite(ipa.get(), end, rewrite, flush, true)?.young)
+    }
+
+    /// Walks the range with one rewrite and issues the TLBI that it needs.
+    #[inline]
+    fn rewrite<W: Rewrite>(
+        &self,
+        start: u64,
+        end: u64,
+        rewrite: W,
+        flush: Flush,
+        whole_leaves: bool,
+    ) -> Result<Outcome, Error> {
+        let mut reserve = Reserve::new(&self.core.memory);
+        // One page is one entry: if a block must be cut, nothing was changed before. More are counted first.
+        if !whole_leaves && end - start > self.core.config.geometry.granule().size() {
+            let format = &self.core.format;
+            let piece = Rewritten {
+                format,
+                rewrite: &rewrite,
+            };
+            let changes = |pte| rewrite.rewrite(format, pte) != pte;
+            reserve.ensure(self.frames_to_cut_edges(start, end, &piece, changes)?)?;
+        }
+        let mut visitor = Attributes {
+            rewrite,
+            reserve,
+            whole_leaves,
+            stale: Stale::NONE,
+            changed: Changed::default(),
+            young: false,
+        };
+        let walked = self.walk(start, end, &mut visitor);
+        match flush {
+            Flush::Broadcast => self.invalidate(visitor.stale),
+            Flush::Local => self.invalidate_local(visitor.stale),
+            Flush::None => {}
+        }
+        walked?;
+        Ok(Outcome {
+            changed: visitor.changed,
+            young: visitor.young,
+        })
+    }
+
+    /// The descriptor bits of `prot`, if this format has them.
+    fn permission_bits(&self, ipa: Ipa, prot: Prot) -> Result<u64, Error> {
+        let format = &self.core.format;
+        // Normal memory may have any permission that the format can express; what is there is looked at apart.
+        format
+            .check_prot(prot, MemType::Normal)
+            .map_err(|reason| Error::Attrs { ipa, reason })?;
+        Ok(format.prot_bits(prot))
+    }
+
+    /// Device and non-cacheable memory must not become executable, as when it is mapped.
+    fn refuse_executable_devices(&self, start: u64, end: u64, prot: Prot) -> Result<(), Error> {
+        if !prot.intersects(Prot::X) {
+            return Ok(());
+        }
+        let mut refused = None;
+        self.for_each_leaf(start, end, |leaf| {
+            let memtype = leaf.attrs.memtype;
+            if refused.is_none() && !memtype.may_execute() {
+                refused = Some((leaf.ipa, AttrsError::Execute { prot, memtype }));
+            }
+        })?;
+        match refused {
+            Some((ipa, reason)) => Err(Error::Attrs { ipa, reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// An operation that gives something wants to find something.
+    #[inline]
+    fn mapped(&self, ipa: Ipa, changed: Changed) -> Result<Changed, Error> {
+        if changed.bytes == 0 {
+            let level = self.lookup(ipa)?.level;
+            return Err(Error::NotMapped { ipa, level });
+        }
+        Ok(changed)
+    }
+}
+
+struct Outcome {
+    changed: Changed,
+    young: bool,
+}

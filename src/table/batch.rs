@@ -1,0 +1,74 @@
+//! Entries of one table that this operation holds LOCKED, to be invalidated by one TLBI and made together (R5).
+
+use super::View;
+use super::entry::Table;
+use super::maintenance::Stale;
+use super::reclaim::Access;
+use super::tlb::Tlb;
+use crate::arch::Ipa;
+use crate::memory::TableMemory;
+
+/// The most entries locked at once: a whole table of the 4K granule. Small enough to be cleared for every single page.
+const MOST: usize = 512;
+
+/// A set of locked entries of one table, taken in ascending order (R10).
+pub(crate) struct Batch<'g> {
+    table: Option<Table<'g>>,
+    first: usize,
+    last: usize,
+    /// One bit an entry between `first` and `last`; only ours are made again, peers may hold others.
+    ours: [u64; MOST / 64],
+    stale: Stale,
+}
+
+impl<'g> Batch<'g> {
+    pub(crate) fn new() -> Self {
+        Self {
+            table: None,
+            first: 0,
+            last: 0,
+            ours: [0; MOST / 64],
+            stale: Stale::NONE,
+        }
+    }
+
+    /// Adds an entry that the caller has just locked; it translated `bytes` at `base`.
+    #[inline]
+    pub(crate) fn add(&mut self, table: Table<'g>, index: usize, base: Ipa, bytes: u64) {
+        if self.table.is_none() {
+            self.table = Some(table);
+            self.first = index;
+        }
+        self.last = index;
+        let bit = index - self.first;
+        self.ours[bit / 64] |= 1 << (bit % 64);
+        self.stale.add(base, bytes, Some(table.level));
+    }
+
+    /// Whether `index` still fits the set; tables of larger granules and concatenated roots are taken in parts.
+    #[inline]
+    pub(crate) fn has_room(&self, index: usize) -> bool {
+        self.table.is_none() || index - self.first < MOST
+    }
+
+    /// Invalidates what the entries translated, then makes each of them by `value(index)`.
+    #[inline]
+    pub(crate) fn flush<M: TableMemory, T: Tlb, A: Access>(
+        &mut self,
+        view: &View<'_, M, T, A>,
+        mut value: impl FnMut(usize) -> crate::arch::Pte,
+    ) {
+        let Some(table) = self.table.take() else { return };
+        view.invalidate(self.stale);
+        self.stale = Stale::NONE;
+        let words = (self.last - self.first) / 64 + 1;
+        for word in 0..words {
+            let mut bits = core::mem::take(&mut self.ours[word]);
+            while bits != 0 {
+                let index = self.first + 64 * word + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                view.make(table, index, value(index));
+            }
+        }
+    }
+}

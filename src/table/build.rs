@@ -1,0 +1,248 @@
+//! Tables built in private, complete before anybody can see them.
+//!
+//! What an operation needs in frames it reserves before it changes anything (R9); a built subtree is then linked with one
+//! compare-exchange. When a block is cut, the new table holds the whole block: the part that changes with its new
+//! value, the rest with the translation that it had, so that nothing else is lost.
+
+use super::View;
+use super::error::Error;
+use super::reclaim::Access;
+use super::tlb::Tlb;
+use super::walk::At;
+use crate::arch::{Level, Pa, Pte};
+use crate::memory::{Frame, TableMemory};
+use crate::sync::Ordering;
+
+/// Frames set aside for one operation; what it does not use goes back when it ends.
+pub(crate) struct Reserve<'m, M: TableMemory> {
+    memory: &'m M,
+    left: usize,
+}
+
+impl<'m, M: TableMemory> Reserve<'m, M> {
+    pub(crate) fn new(memory: &'m M) -> Self {
+        Self { memory, left: 0 }
+    }
+
+    /// Makes sure that the next `frames` takes cannot fail.
+    #[inline]
+    pub(crate) fn ensure(&mut self, frames: usize) -> Result<(), Error> {
+        if frames > self.left {
+            self.memory.reserve(frames - self.left)?;
+            self.left = frames;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self) -> Frame {
+        debug_assert!(self.left > 0, "more tables built than counted");
+        self.left -= 1;
+        self.memory.take()
+    }
+
+    fn put_back(&mut self, frame: Frame) {
+        self.memory.put_back(frame);
+        self.left += 1;
+    }
+}
+
+impl<M: TableMemory> Drop for Reserve<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.left > 0 {
+            self.memory.unreserve(self.left);
+        }
+    }
+}
+
+/// What the covered part of a new table gets.
+pub(crate) trait Piece {
+    /// The entry at `level` for `ipa`, or `None` if it must be a deeper table. `old` is what was there before.
+    /// At level 3 there is always an entry.
+    fn piece(&self, level: Level, ipa: u64, old: Pte) -> Option<Pte>;
+
+    /// Whether [`piece`](Self::piece) would give an entry; must not depend on anything that changes.
+    fn fits(&self, level: Level, ipa: u64) -> bool;
+}
+
+/// The part of one table's span that an operation changes.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    /// Level of the entries in the table.
+    pub(crate) level: Level,
+    /// First IPA that the table translates.
+    pub(crate) base: u64,
+    pub(crate) lo: u64,
+    pub(crate) hi: u64,
+}
+
+impl Part {
+    /// The table that would stand behind the entry `at`. `None` at level 3, where no table can.
+    pub(crate) fn behind(at: &At<'_>) -> Option<Self> {
+        Some(Self {
+            level: at.level().deeper()?,
+            base: at.base,
+            lo: at.lo,
+            hi: at.hi,
+        })
+    }
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+    /// How many tables [`build`](Self::build) takes for this part.
+    pub(crate) fn tables_needed(&self, part: Part, piece: &impl Piece) -> usize {
+        let Some(deeper) = part.level.deeper() else { return 1 };
+        let size = self.core.config.geometry.size(part.level);
+        let mut tables = 1;
+        let mut ipa = part.lo;
+        while ipa < part.hi {
+            let base = ipa & !(size - 1);
+            let hi = part.hi.min(base + size);
+            if hi - ipa < size || !piece.fits(part.level, base) {
+                tables += self.tables_needed(
+                    Part {
+                        level: deeper,
+                        base,
+                        lo: ipa,
+                        hi,
+                    },
+                    piece,
+                );
+            }
+            ipa = hi;
+        }
+        tables
+    }
+
+    /// How many leaves the covered part of a block becomes when it is cut: as few as its ends allow.
+    pub(crate) fn pieces(&self, at: &At<'_>) -> u64 {
+        let geometry = &self.core.config.geometry;
+        let (mut ipa, mut pieces) = (at.lo, 0);
+        while ipa < at.hi {
+            let mut level = at.level();
+            let mut size = geometry.size(level);
+            while ipa & (size - 1) != 0 || at.hi - ipa < size {
+                let Some(deeper) = level.deeper() else { break };
+                level = deeper;
+                size = geometry.size(level);
+            }
+            pieces += 1;
+            ipa += size;
+        }
+        pieces
+    }
+
+    /// Builds the table for `part` and all below it: outside of the part it continues `old`, the leaf (or mark, or
+    /// nothing) at the level above that it will replace. Frames come from `reserve`, which holds enough.
+    pub(crate) fn build(&self, reserve: &mut Reserve<'_, M>, part: Part, old: Pte, piece: &impl Piece) -> Pte {
+        let core = self.core;
+        let mut frame = reserve.take();
+        self.allocated(frame.pa());
+        let heir = Heir::new(self, part, old);
+        if part.level.deeper().is_none() {
+            // Pages: no recursion, so that the loop can be vectorised.
+            core.memory.fill(&mut frame, |index| {
+                let ipa = heir.ipa(index);
+                let inherited = heir.entry(self, index);
+                let entry = if ipa >= part.lo && ipa < part.hi {
+                    piece.piece(part.level, ipa, inherited).unwrap_or(inherited)
+                } else {
+                    inherited
+                };
+                entry.raw()
+            });
+        } else {
+            core.memory.fill(&mut frame, |index| {
+                self.subtree(reserve, part, &heir, index, piece).raw()
+            });
+        }
+        core.format.table(frame.into_pa())
+    }
+
+    /// One entry of a table that is being built, with the tables below it.
+    fn subtree(&self, reserve: &mut Reserve<'_, M>, part: Part, heir: &Heir, index: usize, piece: &impl Piece) -> Pte {
+        let inherited = heir.entry(self, index);
+        let base = heir.ipa(index);
+        let end = base + heir.size;
+        let (lo, hi) = (part.lo.max(base), part.hi.min(end));
+        if lo >= hi {
+            return inherited;
+        }
+        if hi - lo == heir.size
+            && let Some(entry) = piece.piece(part.level, base, inherited)
+        {
+            return entry;
+        }
+        match part.level.deeper() {
+            Some(level) => self.build(reserve, Part { level, base, lo, hi }, inherited, piece),
+            None => inherited,
+        }
+    }
+
+    /// Takes a subtree apart that was built and could not be linked.
+    pub(crate) fn discard(&self, reserve: &mut Reserve<'_, M>, table: Pte, level: Level) {
+        let pa = self.core.format.next_table(table);
+        if let Some(deeper) = level.deeper() {
+            for entry in self.core.memory.table(pa) {
+                // Relaxed: nobody else has seen this frame.
+                let value = Pte::from_raw(entry.load(Ordering::Relaxed));
+                if value.is_table(level) {
+                    self.discard(reserve, value, deeper);
+                }
+            }
+        }
+        if T::ACTIVE {
+            self.core.tlb.event(super::tlb::Event::Free { frame: pa });
+        }
+        reserve.put_back(Frame::from_pa(pa));
+    }
+}
+
+/// How the entries of a new table continue the leaf that it replaces.
+struct Heir {
+    /// Everything but the output address, at the new table's level; or the invalid value to repeat.
+    bits: u64,
+    /// Output address of the leaf, if it is one.
+    output: Option<Pa>,
+    base: u64,
+    size: u64,
+    shift: u32,
+}
+
+impl Heir {
+    fn new<M: TableMemory, T: Tlb, A: Access>(view: &View<'_, M, T, A>, part: Part, old: Pte) -> Self {
+        let format = &view.core.format;
+        let geometry = &view.core.config.geometry;
+        let (size, shift) = (geometry.size(part.level), geometry.shift(part.level));
+        let (bits, output) = match part.level.shallower() {
+            Some(above) if old.is_valid() => {
+                let bits = format.relevel(old, above, part.level).raw() & !format.output_mask();
+                (bits, Some(format.output(old, above)))
+            }
+            _ => (old.raw(), None),
+        };
+        Self {
+            bits,
+            output,
+            base: part.base,
+            size,
+            shift,
+        }
+    }
+
+    #[inline(always)]
+    fn ipa(&self, index: usize) -> u64 {
+        self.base + ((index as u64) << self.shift)
+    }
+
+    #[inline(always)]
+    fn entry<M: TableMemory, T: Tlb, A: Access>(&self, view: &View<'_, M, T, A>, index: usize) -> Pte {
+        match self.output {
+            Some(output) => {
+                let pa = Pa::new(output.get() + ((index as u64) << self.shift));
+                Pte::from_raw(self.bits | view.core.format.output_bits(pa))
+            }
+            None => Pte::from_raw(self.bits),
+        }
+    }
+}

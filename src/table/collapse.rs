@@ -1,0 +1,124 @@
+//! Merging a full table back into the block that it spells out.
+
+use super::View;
+use super::batch::Batch;
+use super::error::Error;
+use super::reclaim::Access;
+use super::tlb::Tlb;
+use super::walk::{At, Step, Visitor};
+use crate::arch::{Format, Geometry, Ipa, Level, Pa, Pte};
+use crate::memory::TableMemory;
+
+struct Collapse {
+    blocks: u64,
+}
+
+/// What every entry of a table must be for the table to be one block.
+#[derive(Clone, Copy)]
+struct Uniform {
+    format: Format,
+    geometry: Geometry,
+    /// The first entry, without its access flag.
+    first: Pte,
+    level: Level,
+}
+
+impl Uniform {
+    /// The block that a table with this first entry would be, if it is a leaf whose output is aligned.
+    fn of(format: Format, geometry: Geometry, level: Level, first: Pte) -> Option<Self> {
+        let above = level.shallower()?;
+        let aligned = first.is_leaf(level) && format.output(first, level).is_aligned(geometry.size(above));
+        aligned.then(|| Self {
+            format,
+            geometry,
+            first: old(first),
+            level,
+        })
+    }
+
+    fn matches(&self, index: usize, pte: Pte) -> bool {
+        let output = self.format.output(self.first, self.level).get() + index as u64 * self.geometry.size(self.level);
+        let bits = self.first.raw() & !self.format.output_mask() | self.format.output_bits(Pa::new(output));
+        old(pte).raw() == bits
+    }
+}
+
+/// A leaf with its access flag clear.
+fn old(pte: Pte) -> Pte {
+    Pte::from_raw(pte.raw() & !Format::AF_BIT)
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Collapse {
+    fn entry<'g>(
+        &mut self,
+        _: &'g View<'_, M, T, A>,
+        _: &'g A::Guard,
+        _: &mut Batch<'g>,
+        at: At<'g>,
+        pte: Pte,
+    ) -> Result<Step, Error> {
+        Ok(if pte.is_table(at.level()) {
+            Step::Descend
+        } else {
+            Step::Next
+        })
+    }
+
+    /// Children first: four full tables of pages may make four blocks that make one.
+    fn after<'g>(&mut self, view: &'g View<'_, M, T, A>, guard: &'g A::Guard, at: At<'g>) {
+        if at.whole() && view.core.config.geometry.block_allowed(at.level()) && view.merge(guard, at) {
+            self.blocks += 1;
+        }
+    }
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+    /// Merges every table inside the range that maps one contiguous output with equal attributes into a block, and blocks
+    /// that become mergeable in turn. Translations stay; a block is young if any of its parts was.
+    ///
+    /// `ipa` and `size` (bytes) are multiples of the page size; tables that reach beyond the range stay. Returns how many
+    /// blocks were made. A table that a peer changes meanwhile stays too.
+    /// Maintenance: one broadcast TLBI a block (walk caches included), complete before the block is visible; its table is
+    /// freed after a grace period.
+    ///
+    /// # Errors
+    /// Errors of the range.
+    pub fn collapse(&self, ipa: Ipa, size: u64) -> Result<u64, Error> {
+        let end = self.check_range(ipa, size)?;
+        let mut visitor = Collapse { blocks: 0 };
+        self.walk(ipa.get(), end, &mut visitor)?;
+        Ok(visitor.blocks)
+    }
+
+    /// Turns the table behind `at` into a block if it is full and uniform.
+    fn merge<'g>(&'g self, guard: &A::Guard, at: At<'g>) -> bool {
+        let parent = self.load(at.table, at.index);
+        if !parent.is_table(at.level()) {
+            return false;
+        }
+        let child = self.child(at.table, parent);
+        let (format, geometry) = (self.core.format, self.core.config.geometry);
+        let first = self.load(child, 0);
+        let Some(uniform) = Uniform::of(format, geometry, child.level, first) else {
+            return false;
+        };
+        // A look before the break: a table that is not uniform should not make its readers wait.
+        if !(0..child.len()).all(|index| uniform.matches(index, self.load(child, index))) {
+            return false;
+        }
+        if self.lock(at.table, at.index, parent).is_err() {
+            return false;
+        }
+        let mut flags = 0;
+        let uniform_still = self.freeze_if(at, parent, child, |index, last| {
+            flags |= last.raw() & Format::AF_BIT;
+            uniform.matches(index, last)
+        });
+        if uniform_still {
+            let block = format.relevel(uniform.first, child.level, at.level());
+            self.finish_unlink(guard, at, child, 1, Pte::from_raw(block.raw() | flags));
+            self.publish_barrier();
+        }
+        uniform_still
+    }
+}

@@ -1,0 +1,227 @@
+//! The entry protocol: the only code that writes an entry of a live table.
+//!
+//! An entry is one 64-bit word in one of six states.
+//!
+//! | state | bits | meaning |
+//! |---|---|---|
+//! | EMPTY | 0 | nothing here |
+//! | ANNOTATED | invalid, payload | an owner's mark |
+//! | LOCKED | invalid, bit 10 | somebody is between break and make; he alone writes it until then |
+//! | FROZEN | invalid, bit 63, old value | the table that holds it has been unlinked: restart from the root |
+//! | LEAF | valid | a block or a page |
+//! | TABLE | valid | the next table |
+//!
+//! Every change is one of the moves below, and each move is one compare-exchange from the value that the caller read,
+//! so a peer who was faster is always noticed.
+//!
+//! | move | from → to | rule |
+//! |---|---|---|
+//! | [`publish`](View::publish) | EMPTY or ANNOTATED → LEAF or TABLE | R2: one release compare-exchange, no lock, no TLBI |
+//! | [`change`](View::change) | LEAF → LEAF, same output | R4: in place, then the TLBI that the change needs |
+//! | [`lock`](View::lock) | anything but LOCKED, FROZEN → LOCKED | the break of R3, R5, R6 |
+//! | [`make`](View::make) | LOCKED → anything | the make: a release store, after TLBI and DSB |
+//! | [`freeze`](View::freeze) | anything but LOCKED → FROZEN | R6: waits out a peer's LOCKED, yields the last value |
+//! | [`thaw`](View::thaw) | FROZEN → the value it carries | undoes a freeze whose unlink was called off |
+//!
+//! FROZEN carries the last value of the entry, so an unlinked subtree can still be followed by the one who frees it,
+//! and a freeze can be undone in place without remembering anything.
+//!
+//! With exclusive access ([`Access::SHARED`] false) nobody else writes, and the same moves are plain stores.
+
+use super::View;
+use super::reclaim::Access;
+use super::tlb::{Event, Tlb};
+use crate::arch::{Level, Pa, Pte};
+use crate::memory::TableMemory;
+use crate::sync::{AtomicU64, Backoff, Ordering};
+
+/// One table of the tree, reached by a walk: as many entries as its level has, root frames side by side.
+///
+/// The lifetime is that of the guard under which the walk runs; R8 keeps the frame from being reused until then.
+#[derive(Clone, Copy)]
+pub(crate) struct Table<'g> {
+    entries: &'g [AtomicU64],
+    pub(crate) pa: Pa,
+    /// The level of the entries in it.
+    pub(crate) level: Level,
+    #[cfg(debug_assertions)]
+    generation: u32,
+}
+
+impl Table<'_> {
+    /// Number of entries.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Physical address of entry `index`.
+    #[inline]
+    pub(crate) fn entry_pa(&self, index: usize) -> Pa {
+        Pa::new(self.pa.get() + 8 * index as u64)
+    }
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+    /// The root, all of its concatenated frames as one table, for as long as `_guard` is held.
+    #[inline]
+    pub(crate) fn root_table<'g>(&'g self, _guard: &'g A::Guard) -> Table<'g> {
+        let geometry = &self.core.config.geometry;
+        Table {
+            entries: self.core.memory.root(self.core.root, geometry.root_frames()),
+            pa: self.core.root,
+            level: geometry.start_level(),
+            #[cfg(debug_assertions)]
+            generation: self.core.memory.generation(self.core.root),
+        }
+    }
+
+    /// The table that the TABLE entry `pte`, read in `parent`, points to.
+    #[inline]
+    pub(crate) fn child<'g>(&'g self, parent: Table<'g>, pte: Pte) -> Table<'g> {
+        let pa = self.core.format.next_table(pte);
+        Table {
+            entries: self.core.memory.table(pa),
+            pa,
+            // A TABLE entry exists at levels above the last one only, so there always is a deeper level.
+            level: parent.level.deeper().unwrap_or(Level::L3),
+            #[cfg(debug_assertions)]
+            generation: self.core.memory.generation(pa),
+        }
+    }
+
+    /// In debug builds: the frame must not have been freed since the walk reached it.
+    #[inline(always)]
+    fn check_alive(&self, _table: Table<'_>) {
+        #[cfg(debug_assertions)]
+        assert_eq!(
+            self.core.memory.generation(_table.pa),
+            _table.generation,
+            "the table frame at {} was freed under a walker",
+            _table.pa
+        );
+    }
+
+    /// Reads an entry: once a visit (R1). Acquire, so that a TABLE value shows the table filled.
+    #[inline]
+    pub(crate) fn load(&self, table: Table<'_>, index: usize) -> Pte {
+        self.check_alive(table);
+        Pte::from_raw(table.entries[index].load(Ordering::Acquire))
+    }
+
+    /// The one compare-exchange. Exclusive access stores plainly: nobody else can have changed the entry.
+    #[inline]
+    fn swap(&self, table: Table<'_>, index: usize, old: Pte, new: Pte, success: Ordering) -> Result<(), Pte> {
+        self.check_alive(table);
+        let entry = &table.entries[index];
+        if A::SHARED {
+            entry
+                .compare_exchange(old.raw(), new.raw(), success, Ordering::Acquire)
+                .map_err(Pte::from_raw)?;
+        } else {
+            entry.store(new.raw(), Ordering::Relaxed);
+        }
+        self.stored(table, index, old, new, success != Ordering::Relaxed);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn stored(&self, table: Table<'_>, index: usize, old: Pte, new: Pte, release: bool) {
+        if T::ACTIVE {
+            self.core.tlb.event(Event::Store {
+                entry: table.entry_pa(index),
+                old,
+                new,
+                release,
+            });
+        }
+    }
+
+    /// R2: an invalid entry becomes valid. What `new` points to must be complete: the exchange releases it.
+    #[inline]
+    pub(crate) fn publish(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
+        debug_assert!(!old.is_valid() && !old.is_locked() && !old.is_frozen() && new.is_valid());
+        self.swap(table, index, old, new, Ordering::Release)
+    }
+
+    /// R4: permissions, access flag, dirty state or software bits of a leaf change in place. The caller owes the TLBI.
+    #[inline]
+    pub(crate) fn change(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
+        debug_assert!(old.is_valid() && new.is_valid());
+        self.swap(table, index, old, new, Ordering::Release)
+    }
+
+    /// An owner's mark comes or goes. Neither value is seen by hardware, so no TLBI is due.
+    #[inline]
+    pub(crate) fn annotate(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
+        debug_assert!(!old.is_valid() && !new.is_valid());
+        self.swap(table, index, old, new, Ordering::Release)
+    }
+
+    /// The break: from here to [`make`](Self::make) the entry is the caller's alone. Nothing between may fail (R9).
+    #[inline]
+    pub(crate) fn lock(&self, table: Table<'_>, index: usize, old: Pte) -> Result<(), Pte> {
+        debug_assert!(!old.is_locked() && !old.is_frozen());
+        self.swap(table, index, old, Pte::LOCKED, Ordering::Relaxed)
+    }
+
+    /// The make: the caller's LOCKED entry gets its new value, after TLBI and DSB. Releases what `new` points to.
+    #[inline]
+    pub(crate) fn make(&self, table: Table<'_>, index: usize, new: Pte) {
+        self.check_alive(table);
+        let entry = &table.entries[index];
+        debug_assert_eq!(entry.load(Ordering::Relaxed), Pte::LOCKED.raw(), "make without a break");
+        entry.store(
+            new.raw(),
+            if A::SHARED {
+                Ordering::Release
+            } else {
+                Ordering::Relaxed
+            },
+        );
+        self.stored(table, index, Pte::LOCKED, new, true);
+    }
+
+    /// R6: ends the life of an entry whose table is being unlinked, and yields its last value.
+    ///
+    /// The caller holds the table's parent entry LOCKED. A peer that holds this entry LOCKED is waited for: he waits
+    /// downwards only (R10), so he finishes.
+    #[inline]
+    pub(crate) fn freeze(&self, table: Table<'_>, index: usize) -> Pte {
+        if !A::SHARED {
+            return self.load(table, index);
+        }
+        let mut backoff = Backoff::new();
+        let mut value = self.load(table, index);
+        loop {
+            if value.is_locked() {
+                backoff.wait();
+                value = self.load(table, index);
+                continue;
+            }
+            debug_assert!(!value.is_frozen(), "two owners of one unlink");
+            // Acquire: the last value may be a TABLE whose contents are read next. Nothing is released.
+            match self.swap(table, index, value, value.freeze(), Ordering::Acquire) {
+                Ok(()) => return value,
+                Err(found) => value = found,
+            }
+        }
+    }
+
+    /// Gives a frozen entry back the value that it carries: the unlink was called off.
+    ///
+    /// Hardware saw the value, then an invalid entry, then the same value: no translation changed, no TLBI is due.
+    #[inline]
+    pub(crate) fn thaw(&self, table: Table<'_>, index: usize) {
+        if !A::SHARED {
+            return;
+        }
+        self.check_alive(table);
+        let entry = &table.entries[index];
+        // Only the freezer writes a frozen entry, so a relaxed read finds his own store.
+        let frozen = Pte::from_raw(entry.load(Ordering::Relaxed));
+        debug_assert!(frozen.is_frozen(), "thaw of an entry that is not frozen");
+        entry.store(frozen.thaw().raw(), Ordering::Release);
+        self.stored(table, index, frozen, frozen.thaw(), true);
+    }
+}

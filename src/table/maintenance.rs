@@ -1,0 +1,179 @@
+//! Which invalidation a change needs, in which order: the sequences of barriers and TLBIs.
+//!
+//! A stage-2 invalidation is followed by one of stage 1: a core may hold combined entries (VA to PA), which an
+//! invalidation by IPA does not find. The stage-2 one must be complete before (DSB), or a walk in between could refill a
+//! combined entry from the old translation.
+
+use super::View;
+use super::reclaim::Access;
+use super::tlb::{Event, Tlb};
+use crate::arch::{Attrs, CacheOp, Dsb, Ipa, Level, MemType, Pa, Prot, Pte, Scope, Tlbi};
+use crate::memory::TableMemory;
+
+/// Above this many single invalidations, one of the whole VMID is cheaper for everybody.
+const SINGLES_AT_MOST: u64 = 512;
+
+/// Translations that were changed and not yet invalidated: a span of IPAs and the one level they share, if they do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stale {
+    start: u64,
+    end: u64,
+    level: Option<Level>,
+}
+
+impl Stale {
+    pub(crate) const NONE: Self = Self {
+        start: u64::MAX,
+        end: 0,
+        level: None,
+    };
+
+    pub(crate) fn is_none(&self) -> bool {
+        self.start >= self.end
+    }
+
+    /// Adds `bytes` at `base`, translated by a leaf at `level` (`None`: by a whole table, walk caches included).
+    #[inline]
+    pub(crate) fn add(&mut self, base: Ipa, bytes: u64, level: Option<Level>) {
+        self.level = if self.is_none() || self.level == level {
+            level
+        } else {
+            None
+        };
+        self.start = self.start.min(base.get());
+        self.end = self.end.max(base.get() + bytes);
+    }
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+    /// Invalidates on every core and waits until no core uses the old translations.
+    pub(crate) fn invalidate(&self, stale: Stale) {
+        self.invalidate_in(stale, Scope::Broadcast);
+    }
+
+    /// Invalidates on the calling core only: enough where rights were added (another core at worst faults once more).
+    pub(crate) fn invalidate_local(&self, stale: Stale) {
+        self.invalidate_in(stale, Scope::Local);
+    }
+
+    #[inline]
+    fn invalidate_in(&self, stale: Stale, scope: Scope) {
+        if !T::ACTIVE || stale.is_none() {
+            return;
+        }
+        let (before, after) = match scope {
+            Scope::Broadcast => (Dsb::Ishst, Dsb::Ish),
+            Scope::Local => (Dsb::Nshst, Dsb::Nsh),
+        };
+        let tlb = &self.core.tlb;
+        tlb.event(Event::Dsb(before));
+        let whole_vmid = self.tlbi_span(stale, scope);
+        tlb.event(Event::Dsb(after));
+        if !whole_vmid {
+            tlb.event(Event::Tlbi(Tlbi::Stage1 { scope }));
+            tlb.event(Event::Dsb(after));
+        }
+        tlb.event(Event::Isb);
+    }
+
+    /// The stage-2 part. True if it was the whole VMID, stage 1 included.
+    fn tlbi_span(&self, stale: Stale, scope: Scope) -> bool {
+        let geometry = &self.core.config.geometry;
+        let page = geometry.granule().size();
+        let bytes = stale.end - stale.start;
+        let step = stale.level.map_or(page, |level| geometry.size(level));
+        let tlb = &self.core.tlb;
+        // One leaf, or one table: an invalidation by IPA covers what was cached from its entry and below.
+        if bytes <= step {
+            tlb.event(Event::Tlbi(Tlbi::Ipa {
+                ipa: Ipa::new(stale.start),
+                level: stale.level,
+                scope,
+            }));
+            return false;
+        }
+        if self.core.config.tlbi_range {
+            let ipa = Ipa::new(stale.start);
+            tlb.event(Event::Tlbi(Tlbi::Range {
+                ipa,
+                pages: bytes.div_ceil(page),
+                level: stale.level,
+                scope,
+            }));
+            return false;
+        }
+        if bytes / step > SINGLES_AT_MOST && scope == Scope::Broadcast {
+            tlb.event(Event::Tlbi(Tlbi::Vmid));
+            return true;
+        }
+        let mut ipa = stale.start;
+        while ipa < stale.end {
+            tlb.event(Event::Tlbi(Tlbi::Ipa {
+                ipa: Ipa::new(ipa),
+                level: stale.level,
+                scope,
+            }));
+            ipa += step;
+        }
+        false
+    }
+
+    /// R11: walkers must see what was made; once for a batch.
+    #[inline(always)]
+    pub(crate) fn publish_barrier(&self) {
+        if T::ACTIVE {
+            self.core.tlb.event(Event::Publish);
+        }
+    }
+
+    /// Prepares the memory behind a leaf that is about to become visible: `old` is what it replaces.
+    ///
+    /// Cacheable memory is cleaned and invalidated to the point of coherency, so that a guest with its caches off sees
+    /// it; with FWB the hardware cares for that. Memory that becomes executable has its instructions invalidated.
+    #[inline(always)]
+    pub(crate) fn prepare_output(&self, level: Level, old: Pte, new: Pte) {
+        if T::ACTIVE {
+            self.cache_ops(level, old, new);
+        }
+    }
+
+    fn cache_ops(&self, level: Level, old: Pte, new: Pte) {
+        let format = &self.core.format;
+        let geometry = &self.core.config.geometry;
+        let attrs = format.attrs(new);
+        let pa = format.output(new, level);
+        let size = geometry.size(level);
+        let was_mapped = old.is_leaf(level) && format.output(old, level) == pa;
+        let was_executable = was_mapped && format.prot(old).intersects(Prot::X);
+        self.cache_range(pa, size, attrs, was_mapped, was_executable);
+    }
+
+    /// The same for `bytes` of output from `pa` on, which hole after hole begins to map with the attributes of `leaf`.
+    #[inline(always)]
+    pub(crate) fn prepare_bytes(&self, pa: Pa, bytes: u64, leaf: Pte) {
+        if T::ACTIVE {
+            self.cache_range(pa, bytes, self.core.format.attrs(leaf), false, false);
+        }
+    }
+
+    /// What is due for output that begins to be mapped, unless the old leaf mapped it already, or let it be executed.
+    fn cache_range(&self, pa: Pa, size: u64, attrs: Attrs, was_mapped: bool, was_executable: bool) {
+        if matches!(attrs.memtype, MemType::Normal) && !self.core.config.fwb && !was_mapped {
+            self.cache(CacheOp::DataCleanInvalidate { pa, size });
+        }
+        if attrs.prot.intersects(Prot::X) && !was_executable {
+            self.cache(CacheOp::InstructionInvalidate { pa, size });
+        }
+    }
+
+    fn cache(&self, op: CacheOp) {
+        self.core.tlb.event(Event::Cache(op));
+    }
+
+    #[inline(always)]
+    pub(crate) fn allocated(&self, frame: Pa) {
+        if T::ACTIVE {
+            self.core.tlb.event(Event::Allocate { frame });
+        }
+    }
+}

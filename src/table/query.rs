@@ -1,0 +1,278 @@
+//! Looking without changing anything.
+
+use super::View;
+use super::batch::Batch;
+use super::error::Error;
+use super::reclaim::Access;
+use super::tlb::Tlb;
+use super::walk::{At, Step, Visitor};
+use crate::arch::{AccessKind, Attrs, Fault, FaultKind, Format, Ipa, Level, MemType, Pa, Prot, Pte};
+use crate::memory::TableMemory;
+use crate::sync::Backoff;
+use alloc::vec::Vec;
+
+/// What the MMU answers to an access that it allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// The output address of the byte asked for.
+    pub pa: Pa,
+    /// The level of the leaf.
+    pub level: Level,
+    /// What the leaf permits.
+    pub prot: Prot,
+    /// The memory type it gives.
+    pub memtype: MemType,
+    /// All of its attributes.
+    pub attrs: Attrs,
+}
+
+/// The entry at which a walk ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// Its value: a leaf, or an invalid entry.
+    pub pte: Pte,
+    /// Its level.
+    pub level: Level,
+    /// The first IPA that it translates.
+    pub base: Ipa,
+}
+
+/// One leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// First IPA.
+    pub ipa: Ipa,
+    /// Bytes.
+    pub size: u64,
+    /// First output address.
+    pub pa: Pa,
+    /// The level of the leaf.
+    pub level: Level,
+    /// Its attributes.
+    pub attrs: Attrs,
+    /// The descriptor itself.
+    pub raw: Pte,
+}
+
+impl Mapping {
+    fn new(format: &Format, at: &At<'_>, pte: Pte) -> Self {
+        Self {
+            ipa: Ipa::new(at.base),
+            size: at.size,
+            pa: format.output(pte, at.level()),
+            level: at.level(),
+            attrs: format.attrs(pte),
+            raw: pte,
+        }
+    }
+}
+
+/// Calls a function for every leaf, until it has seen enough.
+struct EachLeaf<F>(F);
+
+impl<M: TableMemory, T: Tlb, A: Access, F: FnMut(&Format, &At<'_>, Pte)> Visitor<M, T, A> for EachLeaf<F> {
+    #[inline]
+    fn entry<'g>(
+        &mut self,
+        view: &'g View<'_, M, T, A>,
+        _: &'g A::Guard,
+        _: &mut Batch<'g>,
+        at: At<'g>,
+        pte: Pte,
+    ) -> Result<Step, Error> {
+        if pte.is_table(at.level()) {
+            return Ok(Step::Descend);
+        }
+        if pte.is_valid() {
+            (self.0)(&view.core.format, &at, pte);
+        }
+        Ok(Step::Next)
+    }
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+    /// Follows the tables to the entry where the walk for `ipa` ends, whatever that entry is, LOCKED included.
+    #[inline]
+    fn end_of_walk(&self, ipa: Ipa) -> (Pte, Level) {
+        let geometry = &self.core.config.geometry;
+        let mut guard = self.access.pin();
+        let mut backoff = Backoff::new();
+        loop {
+            let mut table = self.root_table(&guard);
+            let pte = loop {
+                let pte = self.load(table, geometry.index(ipa, table.level));
+                if !pte.is_table(table.level) {
+                    break pte;
+                }
+                table = self.child(table, pte);
+            };
+            let level = table.level;
+            if !pte.is_frozen() {
+                return (pte, level);
+            }
+            // This table was unlinked under us; the truth is at the root.
+            backoff.wait();
+            self.access.repin(&mut guard);
+        }
+    }
+
+    /// Finds the entry where the walk for `ipa` (any byte address) ends: a leaf, or what stands in place of one.
+    ///
+    /// # Errors
+    /// [`Error::Address`] beyond the IPA space.
+    #[inline]
+    pub fn lookup(&self, ipa: Ipa) -> Result<Lookup, Error> {
+        let geometry = &self.core.config.geometry;
+        let limit = geometry.ipa_limit();
+        if ipa.get() >= limit {
+            return Err(Error::Address {
+                what: "ipa",
+                value: ipa.get(),
+                size: 1,
+                limit,
+            });
+        }
+        let (pte, level) = self.end_of_walk(ipa);
+        Ok(Lookup {
+            pte,
+            level,
+            base: geometry.entry_base(ipa, level),
+        })
+    }
+
+    /// What the MMU answers to an access to `ipa` (any byte address) at this moment. Writes nothing.
+    ///
+    /// An entry that a peer holds LOCKED is invalid to the MMU, hence a translation fault. A clear access flag is a fault
+    /// unless hardware sets it ([`Config::ha`](super::Config)); a write to a leaf with DBM is allowed where hardware
+    /// manages dirty state. A fetch is one at EL1. (Arm ARM, "Stage 2 data accesses and instruction execution permissions".)
+    ///
+    /// # Errors
+    /// The [`Fault`] that the guest's access takes. An IPA beyond the IPA space is a translation fault at level 0.
+    #[inline]
+    pub fn translate(&self, ipa: Ipa, access: AccessKind) -> Result<Translation, Fault> {
+        let config = &self.core.config;
+        let format = &self.core.format;
+        let fault = |kind, level| Fault {
+            ipa,
+            access,
+            kind,
+            level,
+            s1ptw: false,
+        };
+        if ipa.get() >= config.geometry.ipa_limit() {
+            return Err(fault(FaultKind::Translation, Level::L0));
+        }
+        let (pte, level) = self.end_of_walk(ipa);
+        if !pte.is_leaf(level) {
+            return Err(fault(FaultKind::Translation, level));
+        }
+        let attrs = format.attrs(pte);
+        if !attrs.af && !config.ha {
+            return Err(fault(FaultKind::AccessFlag, level));
+        }
+        let allowed = match access {
+            AccessKind::Read => attrs.prot.contains(Prot::R),
+            AccessKind::Write => attrs.prot.contains(Prot::W) || attrs.dbm && config.hd,
+            AccessKind::Execute => attrs.prot.contains(Prot::PX),
+        };
+        if !allowed {
+            return Err(fault(FaultKind::Permission, level));
+        }
+        let offset = ipa.get() & (config.geometry.size(level) - 1);
+        let pa = Pa::new(format.output(pte, level).get() + offset);
+        Ok(Translation {
+            pa,
+            level,
+            prot: attrs.prot,
+            memtype: attrs.memtype,
+            attrs,
+        })
+    }
+
+    /// Calls `leaf` for every leaf that `start..end` touches, in ascending order; the bounds are checked already.
+    pub(crate) fn for_each_leaf(&self, start: u64, end: u64, mut leaf: impl FnMut(Mapping)) -> Result<(), Error> {
+        self.walk(
+            start,
+            end,
+            &mut EachLeaf(|format: &Format, at: &At<'_>, pte| leaf(Mapping::new(format, at, pte))),
+        )
+    }
+
+    /// The leaves that the range touches, whole, in ascending order.
+    ///
+    /// `ipa` and `size` (bytes) are multiples of the page size. Beside writers the iterator is weakly consistent: every
+    /// leaf that it yields was there at some moment during the iteration, one that stayed all the time is yielded exactly
+    /// once, and between two steps no walk is under way (a held iterator does not delay the freeing of frames).
+    ///
+    /// # Errors
+    /// Errors of the range.
+    pub fn leaves(&self, ipa: Ipa, size: u64) -> Result<Leaves<'_, '_, M, T, A>, Error>
+    where
+        A: Sized,
+    {
+        let end = self.check_range(ipa, size)?;
+        Ok(Leaves {
+            view: self,
+            cursor: ipa.get(),
+            end,
+            ready: Vec::new().into_iter(),
+        })
+    }
+}
+
+/// Iterator over leaves, see [`View::leaves`].
+pub struct Leaves<'v, 't, M: TableMemory, T: Tlb, A: Access> {
+    view: &'v View<'t, M, T, A>,
+    cursor: u64,
+    end: u64,
+    /// What the last step found, not yet handed out.
+    ready: alloc::vec::IntoIter<Mapping>,
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> Iterator for Leaves<'_, '_, M, T, A> {
+    type Item = Mapping;
+
+    fn next(&mut self) -> Option<Mapping> {
+        loop {
+            if let Some(mapping) = self.ready.next() {
+                return Some(mapping);
+            }
+            if self.cursor >= self.end {
+                return None;
+            }
+            self.refill();
+        }
+    }
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> Leaves<'_, '_, M, T, A> {
+    /// Collects the leaves up to the end of the entry, a level above the pages, in which the cursor stands; a hole or a
+    /// block is passed in one step however large it is.
+    fn refill(&mut self) {
+        let geometry = &self.view.core.config.geometry;
+        let (pte, level) = self.view.end_of_walk(Ipa::new(self.cursor));
+        let span = if level.is_last() { Level::L2 } else { level };
+        let size = if geometry.start_level().is_last() {
+            geometry.size(Level::L3)
+        } else {
+            geometry.size(span)
+        };
+        let stop = self.end.min((self.cursor & !(size - 1)).saturating_add(size));
+        let mut found = Vec::new();
+        if level.is_last() || pte.is_valid() || pte.is_locked() {
+            let start = self.cursor;
+            let collected = self.view.for_each_leaf(start, stop, |leaf| {
+                // A block that a peer made meanwhile may begin before the cursor: its start was handed out already.
+                if leaf.ipa.get() >= start || found.is_empty() && leaf.ipa.get() + leaf.size > start {
+                    found.push(leaf);
+                }
+            });
+            if collected.is_err() {
+                // Only a view that does not wait gets here: it sees nothing where a peer is between break and make.
+                found.clear();
+            }
+        }
+        self.cursor = found.last().map_or(stop, |leaf| stop.max(leaf.ipa.get() + leaf.size));
+        self.ready = found.into_iter();
+    }
+}

@@ -1,0 +1,265 @@
+//! When an unlinked table's frames may be used again (R8).
+//!
+//! A subtree is retired after its parent entry is gone and the TLBI is complete. Walkers may still stand in it: they
+//! reached it before. So shared access pins an epoch for each walk, and the frames are freed once every walker that was
+//! pinned at the time has left. Each table has its own `Collector`: a thread that dawdles in one table does not
+//! hold up the frames of another. Exclusive access has no other walkers and frees at once.
+//!
+//! Under loom and shuttle the collector is a small model with the same promise (crossbeam's explodes the search).
+
+use super::Core;
+use super::tlb::{Event, Tlb};
+use crate::arch::{Level, Pa, Pte};
+use crate::memory::{Frame, TableMemory};
+use crate::sync::{Arc, Backoff, Ordering};
+
+pub(crate) use imp::Collector;
+pub use imp::Local;
+
+/// How a walk may touch the table: beside others ([`Local`]) or alone ([`Alone`]).
+///
+/// Sealed: the two kinds are all there are.
+pub trait Access: sealed::Sealed {
+    /// Whether others may change the table at the same time.
+    const SHARED: bool;
+    /// Held for the length of one walk.
+    type Guard;
+
+    /// Enters the table.
+    #[doc(hidden)]
+    fn pin(&self) -> Self::Guard;
+    /// Lets frames retired by others go, between two steps of a long walk that hold no table.
+    #[doc(hidden)]
+    fn repin(&self, guard: &mut Self::Guard);
+    /// Frees the subtree under the unlinked table at `pa` as soon as nobody can stand in it.
+    #[doc(hidden)]
+    fn retire<M: TableMemory, T: Tlb>(&self, guard: &Self::Guard, core: &Arc<Core<M, T>>, unlinked: Unlinked);
+    /// Does what can be done now to free what is retired.
+    #[doc(hidden)]
+    fn collect(&self);
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Alone {}
+    impl Sealed for super::Local {}
+}
+
+/// A subtree that no entry points to any more.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Unlinked {
+    pub(crate) pa: Pa,
+    /// The level of the entries in the table at the top.
+    pub(crate) level: Level,
+    /// Frames in the subtree, the top included.
+    pub(crate) frames: usize,
+}
+
+/// Exclusive access: plain stores, frames freed at once.
+#[derive(Debug)]
+pub struct Alone;
+
+impl Access for Alone {
+    const SHARED: bool = false;
+    type Guard = ();
+
+    #[inline(always)]
+    fn pin(&self) {}
+
+    #[inline(always)]
+    fn repin(&self, (): &mut ()) {}
+
+    fn retire<M: TableMemory, T: Tlb>(&self, (): &(), core: &Arc<Core<M, T>>, unlinked: Unlinked) {
+        free_subtree(core, unlinked.pa, unlinked.level);
+    }
+
+    fn collect(&self) {}
+}
+
+/// Frees the frames of an unlinked subtree, deepest first. Its entries may be frozen or plain.
+pub(crate) fn free_subtree<M: TableMemory, T: Tlb>(core: &Core<M, T>, pa: Pa, level: Level) {
+    if let Some(deeper) = level.deeper() {
+        for entry in core.memory.table(pa) {
+            // Relaxed: nobody writes here any more, and the grace period ordered what they wrote before.
+            let value = Pte::from_raw(entry.load(Ordering::Relaxed));
+            let value = if value.is_frozen() { value.thaw() } else { value };
+            if value.is_table(level) {
+                free_subtree(core, core.format.next_table(value), deeper);
+            }
+        }
+    }
+    if T::ACTIVE {
+        core.tlb.event(Event::Free { frame: pa });
+    }
+    core.memory.free(Frame::from_pa(pa));
+}
+
+#[cfg(not(any(loom, shuttle)))]
+mod imp {
+    use super::*;
+    use alloc::rc::Rc;
+    use crossbeam_epoch as epoch;
+
+    /// A table's own epoch collector.
+    #[derive(Debug)]
+    pub(crate) struct Collector(epoch::Collector);
+
+    impl Collector {
+        pub(crate) fn new() -> Self {
+            Self(epoch::Collector::new())
+        }
+
+        /// Registers the calling thread.
+        pub(crate) fn register(&self) -> Local {
+            Local {
+                handle: Rc::new(self.0.register()),
+            }
+        }
+    }
+
+    /// Shared access by one registered thread. Not `Send`: each thread registers for itself.
+    #[derive(Clone, Debug)]
+    pub struct Local {
+        handle: Rc<epoch::LocalHandle>,
+    }
+
+    /// Keeps the walk's tables from being freed.
+    pub type Guard = epoch::Guard;
+
+    impl Access for Local {
+        const SHARED: bool = true;
+        type Guard = Guard;
+
+        #[inline]
+        fn pin(&self) -> Guard {
+            self.handle.pin()
+        }
+
+        #[inline]
+        fn repin(&self, guard: &mut Guard) {
+            guard.repin();
+        }
+
+        fn retire<M: TableMemory, T: Tlb>(&self, guard: &Guard, core: &Arc<Core<M, T>>, unlinked: Unlinked) {
+            core.pending.fetch_add(unlinked.frames, Ordering::Relaxed);
+            let core = Arc::clone(core);
+            let free = move || {
+                free_subtree(&core, unlinked.pa, unlinked.level);
+                core.pending.fetch_sub(unlinked.frames, Ordering::Release);
+            };
+            // SAFETY: the closure runs at most once, on any thread: `Core` is Send and Sync because its memory and its
+            // sink are, and it owns what it touches through the Arc, so it may outlive every handle. The frames are
+            // reached by nobody who pins from now on, since their parent entry was overwritten before (R8).
+            unsafe { guard.defer_unchecked(free) };
+            // Without this the closure waits in this thread's own bag, out of reach of a `drain` by another.
+            guard.flush();
+        }
+
+        fn collect(&self) {
+            self.handle.pin().flush();
+        }
+    }
+}
+
+#[cfg(any(loom, shuttle))]
+mod imp {
+    //! Grace periods as a model checker can bear them: the last reader who leaves frees what is retired.
+
+    use super::*;
+    use crate::sync::{AtomicUsize, Mutex};
+    use alloc::boxed::Box;
+    use alloc::vec::Vec;
+
+    type Free = Box<dyn FnOnce() + Send>;
+
+    #[derive(Clone)]
+    pub(crate) struct Collector(Arc<Shared>);
+
+    struct Shared {
+        readers: AtomicUsize,
+        garbage: Mutex<Vec<Free>>,
+    }
+
+    impl Collector {
+        pub(crate) fn new() -> Self {
+            Self(Arc::new(Shared {
+                readers: AtomicUsize::new(0),
+                garbage: Mutex::new(Vec::new()),
+            }))
+        }
+
+        pub(crate) fn register(&self) -> Local {
+            Local(self.0.clone())
+        }
+    }
+
+    /// Shared access by one thread.
+    #[derive(Clone)]
+    pub struct Local(Arc<Shared>);
+
+    /// One reader inside.
+    pub struct Guard(Arc<Shared>);
+
+    impl Shared {
+        fn free_if_empty(&self) {
+            let mut garbage = self.garbage.lock().unwrap();
+            // With the list locked nobody retires; with no reader inside, all that is listed is out of reach.
+            if self.readers.load(Ordering::Acquire) == 0 {
+                for free in garbage.drain(..) {
+                    free();
+                }
+            }
+        }
+    }
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            if self.0.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.0.free_if_empty();
+            }
+        }
+    }
+
+    impl Access for Local {
+        const SHARED: bool = true;
+        type Guard = Guard;
+
+        fn pin(&self) -> Guard {
+            self.0.readers.fetch_add(1, Ordering::AcqRel);
+            Guard(self.0.clone())
+        }
+
+        fn repin(&self, _: &mut Guard) {}
+
+        fn retire<M: TableMemory, T: Tlb>(&self, _: &Guard, core: &Arc<Core<M, T>>, unlinked: Unlinked) {
+            core.pending.fetch_add(unlinked.frames, Ordering::Relaxed);
+            let core = Arc::clone(core);
+            let free: Box<dyn FnOnce() + Send + '_> = Box::new(move || {
+                free_subtree(&core, unlinked.pa, unlinked.level);
+                core.pending.fetch_sub(unlinked.frames, Ordering::Release);
+            });
+            // SAFETY: as in the hosted collector: the closure owns the core through its Arc; the models' memories and
+            // sinks are all 'static, only the trait does not say so.
+            let free: Free = unsafe { core::mem::transmute(free) };
+            self.0.garbage.lock().unwrap().push(free);
+        }
+
+        fn collect(&self) {
+            self.0.free_if_empty();
+        }
+    }
+}
+
+/// Waits until everything retired is free.
+pub(crate) fn drain<M: TableMemory, T: Tlb, A: Access>(core: &Core<M, T>, access: &A) {
+    let mut backoff = Backoff::new();
+    loop {
+        access.collect();
+        // Acquire pairs with the release of the frees, so that the frames are back in the memory when this returns.
+        if core.pending.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        backoff.wait();
+    }
+}

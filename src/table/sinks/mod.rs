@@ -1,0 +1,15 @@
+//! Sinks for people who want to know, or to feel, what maintenance a table does.
+
+#[cfg(feature = "std")]
+mod counting;
+#[cfg(feature = "std")]
+mod recording;
+#[cfg(feature = "std")]
+mod stall;
+
+#[cfg(feature = "std")]
+pub use counting::{Counting, Counts};
+#[cfg(feature = "std")]
+pub use recording::{Record, Recording};
+#[cfg(feature = "std")]
+pub use stall::{Stall, StallKind};

@@ -1,0 +1,103 @@
+//! Cutting blocks into smaller leaves ahead of time, so that a later fault need not.
+
+use super::View;
+use super::batch::Batch;
+use super::build::{Part, Piece, Reserve};
+use super::error::Error;
+use super::reclaim::Access;
+use super::tlb::Tlb;
+use super::walk::{At, Step, Visitor};
+use crate::arch::{Ipa, Level, Pte};
+use crate::memory::TableMemory;
+
+/// Inside the range no leaf coarser than `to`; outside the block as it was.
+#[derive(Clone, Copy)]
+struct DownTo {
+    to: Level,
+}
+
+impl Piece for DownTo {
+    fn piece(&self, level: Level, _: u64, old: Pte) -> Option<Pte> {
+        (level >= self.to).then_some(old)
+    }
+
+    fn fits(&self, level: Level, _: u64) -> bool {
+        level >= self.to
+    }
+}
+
+struct Split<'m, M: TableMemory> {
+    down: DownTo,
+    /// `None` while the frames are counted, so that nothing is cut yet.
+    reserve: Option<Reserve<'m, M>>,
+    frames: usize,
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Split<'_, M> {
+    fn entry<'g>(
+        &mut self,
+        view: &'g View<'_, M, T, A>,
+        _: &'g A::Guard,
+        _: &mut Batch<'g>,
+        at: At<'g>,
+        pte: Pte,
+    ) -> Result<Step, Error> {
+        let level = at.level();
+        if pte.is_table(level) {
+            return Ok(if level < self.down.to {
+                Step::Descend
+            } else {
+                Step::Next
+            });
+        }
+        if !pte.is_valid() || level >= self.down.to {
+            return Ok(Step::Next);
+        }
+        let Some(part) = Part::behind(&at) else {
+            return Ok(Step::Next);
+        };
+        let tables = view.tables_needed(part, &self.down);
+        if let Some(reserve) = &mut self.reserve
+            && !view.cut(reserve, at, pte, &self.down)?
+        {
+            return Ok(Step::Retry);
+        }
+        self.frames += tables;
+        Ok(Step::Next)
+    }
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+    /// Cuts every block that the range touches until no leaf inside it is coarser than level `to`. Translations stay.
+    ///
+    /// `ipa` and `size` (bytes) are multiples of the page size. What lies outside of the range stays as coarse as
+    /// it can. A level at which no block can stand cuts what is coarser, like any other.
+    /// Returns how many blocks were cut, those that came from larger ones counted too.
+    /// Maintenance: break-before-make with one broadcast TLBI a block.
+    ///
+    /// # Errors
+    /// [`Error::OutOfFrames`] if the tables for all of it are not to be had:
+    /// nothing was cut then; errors of the range.
+    pub fn split(&self, ipa: Ipa, size: u64, to: Level) -> Result<u64, Error> {
+        let end = self.check_range(ipa, size)?;
+        let down = DownTo { to };
+        let mut plan = Split {
+            down,
+            reserve: None,
+            frames: 0,
+        };
+        self.walk(ipa.get(), end, &mut plan)?;
+        if plan.frames == 0 {
+            return Ok(0);
+        }
+        let mut reserve = Reserve::new(&self.core.memory);
+        reserve.ensure(plan.frames)?;
+        let mut visitor = Split {
+            down,
+            reserve: Some(reserve),
+            frames: 0,
+        };
+        self.walk(ipa.get(), end, &mut visitor)?;
+        Ok(visitor.frames as u64)
+    }
+}

@@ -1,0 +1,304 @@
+//! The table as its owner holds it, and the two ways into it.
+
+use super::error::Error;
+use super::reclaim::{Access, Alone, Collector, Local, drain, free_subtree};
+use super::tlb::{Event, Null, Tlb};
+use crate::arch::{Format, FormatOptions, Geometry, Ipa, Level, Pa, Pte, Vtcr, VtcrOptions, Vttbr};
+use crate::memory::TableMemory;
+use crate::sync::{Arc, AtomicUsize, Ordering};
+
+/// What a table is made for; fixed for its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Granule, IPA and PA sizes, start level, root, block levels.
+    pub geometry: Geometry,
+    /// FEAT_S2FWB: memory types are forced, no cache maintenance by software.
+    pub fwb: bool,
+    /// FEAT_XNX: execution is granted to EL1 and EL0 separately.
+    pub xnx: bool,
+    /// The VMID that VTTBR_EL2 carries.
+    pub vmid: u16,
+    /// FEAT_TLBIRANGE: one TLBI can name a range.
+    pub tlbi_range: bool,
+    /// Hardware sets the access flag (VTCR_EL2.HA): an access to a leaf without it does not fault.
+    pub ha: bool,
+    /// Hardware manages dirty state (VTCR_EL2.HD): a write to a leaf with DBM does not fault.
+    pub hd: bool,
+}
+
+impl Config {
+    /// A table of this geometry on a CPU with range TLBIs and hardware access flag, without FWB and XNX, VMID 1.
+    pub const fn new(geometry: Geometry) -> Self {
+        Self {
+            geometry,
+            fwb: false,
+            xnx: false,
+            vmid: 1,
+            tlbi_range: true,
+            ha: true,
+            hd: false,
+        }
+    }
+}
+
+/// What every view of a table shares. Frames reached from `root` belong to it.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Core<M: TableMemory, T: Tlb> {
+    pub(crate) config: Config,
+    pub(crate) format: Format,
+    pub(crate) memory: M,
+    pub(crate) tlb: T,
+    pub(crate) root: Pa,
+    /// Bytes after which a long walk lets go of its epoch: what a level-1 entry translates, or the whole space.
+    pub(crate) step: u64,
+    pub(crate) vttbr: Vttbr,
+    /// Frames retired and not yet free.
+    pub(crate) pending: AtomicUsize,
+}
+
+impl<M: TableMemory, T: Tlb> Drop for Core<M, T> {
+    fn drop(&mut self) {
+        // The last owner: no view, no pending retirement (each holds the core). No TLBI is due: whoever destroys a
+        // table has taken it off every CPU before.
+        let geometry = self.config.geometry;
+        let (frames, level) = (geometry.root_frames(), geometry.start_level());
+        if let Some(deeper) = level.deeper() {
+            for entry in self.memory.root(self.root, frames) {
+                let value = Pte::from_raw(entry.load(Ordering::Relaxed));
+                if value.is_table(level) {
+                    free_subtree(self, self.format.next_table(value), deeper);
+                }
+            }
+        }
+        self.memory.free_root(self.root, frames);
+    }
+}
+
+/// A stage-2 translation table.
+///
+/// `M` is where its frames come from, `T` receives its maintenance. It is `Send` and `Sync`; each thread works through
+/// its own [`Handle`].
+///
+/// ```
+/// use s2pt::arch::{AccessKind, Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
+/// use s2pt::memory::{Arena, ArenaOptions};
+/// use s2pt::table::{Config, MapOptions, Null, Stage2};
+///
+/// let geometry = Geometry::new(GeometryOptions::default())?; // 4K granule, 40-bit IPA, two root pages
+/// let arena = Arena::new(ArenaOptions::default())?;
+/// let table = Stage2::new(Config::new(geometry), arena, Null)?;
+///
+/// let vcpu = table.handle();
+/// vcpu.map(Ipa::new(0x8000_0000), 2 << 20, Pa::new(0x4000_0000), &Attrs::new(Prot::RW), MapOptions::default())?;
+/// let hit = vcpu.translate(Ipa::new(0x8000_1234), AccessKind::Write).unwrap();
+/// assert_eq!(hit.pa, Pa::new(0x4000_1234));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Stage2<M: TableMemory, T: Tlb = Null> {
+    core: Arc<Core<M, T>>,
+    collector: Collector,
+}
+
+/// Shared access to a table by one thread. Cheap to use, not so cheap to make: keep one per vCPU.
+pub type Handle<'t, M, T = Null> = View<'t, M, T, Local>;
+
+/// Access by the only user: the same operations with plain stores, frames freed at once.
+pub type Exclusive<'t, M, T = Null> = View<'t, M, T, Alone>;
+
+/// A way into a table, shared or exclusive by its access mode `A`. All operations are defined on it.
+#[derive(Debug)]
+pub struct View<'t, M: TableMemory, T: Tlb, A: Access> {
+    pub(crate) core: &'t Arc<Core<M, T>>,
+    pub(crate) access: A,
+    /// Whether a LOCKED entry is waited for, or answered with [`Error::Again`].
+    pub(crate) wait: bool,
+}
+
+impl<M: TableMemory, T: Tlb> Stage2<M, T> {
+    /// Makes an empty table: one root, allocated from `memory`, nothing mapped.
+    ///
+    /// # Errors
+    /// [`Error::OutOfFrames`] if the memory has no room for the root; [`Error::Root`] if the memory lies where
+    /// VTTBR_EL2 cannot point to.
+    pub fn new(config: Config, memory: M, tlb: T) -> Result<Self, Error> {
+        let geometry = &config.geometry;
+        let format = Format::new(
+            geometry,
+            FormatOptions {
+                fwb: config.fwb,
+                xnx: config.xnx,
+            },
+        );
+        let root = memory.take_root(geometry.root_frames())?;
+        let vttbr = match Vttbr::build(config.vmid, root, false, geometry) {
+            Ok(vttbr) => vttbr,
+            Err(reason) => {
+                memory.free_root(root, geometry.root_frames());
+                return Err(reason.into());
+            }
+        };
+        if T::ACTIVE {
+            tlb.event(Event::Allocate { frame: root });
+            tlb.event(Event::Publish);
+        }
+        let step = geometry
+            .size(geometry.start_level().max(Level::L1))
+            .min(geometry.ipa_limit());
+        let core = Core {
+            config,
+            format,
+            memory,
+            tlb,
+            root,
+            step,
+            vttbr,
+            pending: AtomicUsize::new(0),
+        };
+        Ok(Self {
+            core: Arc::new(core),
+            collector: Collector::new(),
+        })
+    }
+
+    /// What the table was made for.
+    pub fn config(&self) -> &Config {
+        &self.core.config
+    }
+
+    /// How descriptors are laid out in it.
+    pub fn format(&self) -> &Format {
+        &self.core.format
+    }
+
+    /// Where its frames come from.
+    pub fn memory(&self) -> &M {
+        &self.core.memory
+    }
+
+    /// Who receives its maintenance.
+    pub fn tlb(&self) -> &T {
+        &self.core.tlb
+    }
+
+    /// Physical address of the root.
+    pub fn root(&self) -> Pa {
+        self.core.root
+    }
+
+    /// Frames that were unlinked and wait for walkers to leave.
+    pub fn pending_frames(&self) -> usize {
+        self.core.pending.load(Ordering::Acquire)
+    }
+
+    /// The value of VTCR_EL2 that makes a CPU walk this table.
+    pub fn vtcr(&self) -> Vtcr {
+        let config = &self.core.config;
+        let options = VtcrOptions {
+            ha: config.ha,
+            hd: config.hd,
+            ..VtcrOptions::default()
+        };
+        Vtcr::build(&config.geometry, options)
+    }
+
+    /// The value of VTTBR_EL2 that makes a CPU walk this table.
+    pub fn vttbr(&self) -> Vttbr {
+        self.core.vttbr
+    }
+
+    /// Shared access for the calling thread, registered with the table's collector.
+    pub fn handle(&self) -> Handle<'_, M, T> {
+        View {
+            core: &self.core,
+            access: self.collector.register(),
+            wait: true,
+        }
+    }
+
+    /// Exclusive access.
+    pub fn exclusive(&mut self) -> Exclusive<'_, M, T> {
+        View {
+            core: &self.core,
+            access: Alone,
+            wait: true,
+        }
+    }
+}
+
+impl<'t, M: TableMemory, T: Tlb> Handle<'t, M, T> {
+    /// The same handle for a fault path: where a peer holds an entry LOCKED it answers [`Error::Again`] at once, so
+    /// that the vCPU can re-enter the guest, instead of waiting for him.
+    #[must_use]
+    pub fn without_waiting(&self) -> Self {
+        View {
+            core: self.core,
+            access: self.access.clone(),
+            wait: false,
+        }
+    }
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+    /// What the table was made for.
+    pub fn config(&self) -> &Config {
+        &self.core.config
+    }
+
+    /// How descriptors are laid out in the table.
+    pub fn format(&self) -> &Format {
+        &self.core.format
+    }
+
+    /// Waits until every retired frame is back in the memory.
+    ///
+    /// It waits for every other thread's walk that was under way to end, so it must not be called from inside a walk
+    /// (a sink, a visitor).
+    pub fn drain(&self) {
+        drain(self.core, &self.access);
+    }
+
+    /// Checks a range of IPAs: page-aligned, not empty, inside the IPA space. Returns its exclusive end.
+    #[inline]
+    pub(crate) fn check_range(&self, ipa: Ipa, size: u64) -> Result<u64, Error> {
+        let geometry = &self.core.config.geometry;
+        self.check_span("ipa", ipa.get(), size, geometry.ipa_limit())?;
+        Ok(ipa.get() + size)
+    }
+
+    /// Checks a range of addresses against a limit.
+    #[inline]
+    pub(crate) fn check_span(&self, what: &'static str, start: u64, size: u64, limit: u64) -> Result<(), Error> {
+        let page = self.core.config.geometry.granule().size();
+        if start & (page - 1) != 0 {
+            return Err(Error::Alignment {
+                what,
+                value: start,
+                required: page,
+            });
+        }
+        if size == 0 {
+            return Err(Error::ZeroSize {
+                ipa: Ipa::new(start),
+                required: page,
+            });
+        }
+        if size & (page - 1) != 0 {
+            return Err(Error::Alignment {
+                what: "size",
+                value: size,
+                required: page,
+            });
+        }
+        match start.checked_add(size) {
+            Some(end) if end <= limit => Ok(()),
+            _ => Err(Error::Address {
+                what,
+                value: start,
+                size,
+                limit,
+            }),
+        }
+    }
+}

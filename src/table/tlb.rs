@@ -1,0 +1,104 @@
+//! Maintenance as data: every store, invalidation, barrier, allocation and free is offered to a sink.
+//!
+//! The table itself never executes a TLBI. It says which one is due, in order, and a [`Tlb`] does with that what its
+//! owner needs: nothing ([`Null`], which costs nothing), the instructions on real hardware, a count, a recording, or a
+//! wait that stands for a stalled core. The sink is a type parameter, so that its code is compiled into the operation.
+
+use crate::arch::{CacheOp, Dsb, Level, Pa, Pte, Tlbi};
+use crate::sync::Arc;
+
+/// One step that a table operation takes, in the order in which it takes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An entry was written.
+    Store {
+        /// Physical address of the entry.
+        entry: Pa,
+        /// What it held.
+        old: Pte,
+        /// What it holds now.
+        new: Pte,
+        /// Whether the store makes earlier stores visible first.
+        release: bool,
+    },
+    /// Cached translations must go.
+    Tlbi(Tlbi),
+    /// Wait for what was issued before.
+    Dsb(Dsb),
+    /// Synchronise the instruction stream with what the barriers completed.
+    Isb,
+    /// Memory that is about to become visible must be cleaned, or its instructions invalidated.
+    Cache(CacheOp),
+    /// A frame left the memory to become a table.
+    Allocate {
+        /// Its address.
+        frame: Pa,
+    },
+    /// A subtree was unlinked; its frames are freed once every walker that could hold them has left.
+    Retire {
+        /// The table at its top.
+        frame: Pa,
+        /// The level of that table's entries.
+        level: Level,
+    },
+    /// A frame went back to the memory.
+    Free {
+        /// Its address.
+        frame: Pa,
+    },
+    /// New valid entries are complete: walkers must see them (DSB ISHST on hardware). One for a batch.
+    Publish,
+}
+
+/// Receives every maintenance step of a table. Many threads call at once.
+///
+/// An implementation on hardware executes [`Event::Tlbi`], [`Event::Dsb`], [`Event::Isb`], [`Event::Cache`] and
+/// [`Event::Publish`] before it returns and ignores the rest. It must not call back into an operation that waits for
+/// the entry being broken: the entry is LOCKED while its TLBI runs.
+pub trait Tlb: Send + Sync {
+    /// False for a sink that ignores everything: the work of producing events is then compiled out.
+    const ACTIVE: bool = true;
+
+    /// Takes one step.
+    fn event(&self, event: Event);
+}
+
+/// The sink that does nothing and costs nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Null;
+
+impl Tlb for Null {
+    const ACTIVE: bool = false;
+
+    #[inline(always)]
+    fn event(&self, _: Event) {}
+}
+
+impl<T: Tlb> Tlb for &T {
+    const ACTIVE: bool = T::ACTIVE;
+
+    #[inline(always)]
+    fn event(&self, event: Event) {
+        (**self).event(event);
+    }
+}
+
+impl<T: Tlb> Tlb for Arc<T> {
+    const ACTIVE: bool = T::ACTIVE;
+
+    #[inline(always)]
+    fn event(&self, event: Event) {
+        (**self).event(event);
+    }
+}
+
+/// Both sinks see every step, the first one first.
+impl<A: Tlb, B: Tlb> Tlb for (A, B) {
+    const ACTIVE: bool = A::ACTIVE || B::ACTIVE;
+
+    #[inline(always)]
+    fn event(&self, event: Event) {
+        self.0.event(event);
+        self.1.event(event);
+    }
+}

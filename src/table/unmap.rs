@@ -1,0 +1,203 @@
+//! Taking translations away.
+
+use super::View;
+use super::batch::Batch;
+use super::build::{Part, Piece, Reserve};
+use super::error::Error;
+use super::maintenance::Stale;
+use super::reclaim::Access;
+use super::tlb::Tlb;
+use super::walk::{At, Step, Visitor};
+use crate::arch::{Ipa, Level, Pte};
+use crate::memory::TableMemory;
+
+/// The removed part of a block that is cut.
+struct Nothing;
+
+impl Piece for Nothing {
+    fn piece(&self, _: Level, _: u64, _: Pte) -> Option<Pte> {
+        Some(Pte::EMPTY)
+    }
+
+    fn fits(&self, _: Level, _: u64) -> bool {
+        true
+    }
+}
+
+/// Removes what `only` selects.
+pub(crate) struct Unmap<'m, M: TableMemory, F> {
+    reserve: Reserve<'m, M>,
+    /// `None`: everything goes, whole subtrees at once.
+    only: Option<F>,
+    removed: u64,
+}
+
+impl<M: TableMemory, T: Tlb, A: Access, F: Fn(Level, u64, Pte) -> bool> Visitor<M, T, A> for Unmap<'_, M, F> {
+    fn entry<'g>(
+        &mut self,
+        view: &'g View<'_, M, T, A>,
+        guard: &'g A::Guard,
+        batch: &mut Batch<'g>,
+        at: At<'g>,
+        pte: Pte,
+    ) -> Result<Step, Error> {
+        let level = at.level();
+        if pte.is_empty() {
+            return Ok(Step::Next);
+        }
+        if pte.is_table(level) {
+            if !at.whole() || self.only.is_some() {
+                return Ok(Step::Descend);
+            }
+            batch.flush(view, |_| Pte::EMPTY);
+            let mut removed = 0;
+            let geometry = &view.core.config.geometry;
+            let done = view.unlink(guard, at, pte, Pte::EMPTY, &mut |level, _| {
+                removed += geometry.size(level)
+            });
+            self.removed += removed;
+            return Ok(if done { Step::Next } else { Step::Retry });
+        }
+        if let Some(only) = &self.only
+            && !only(level, at.base, pte)
+        {
+            return Ok(Step::Next);
+        }
+        if !pte.is_valid() {
+            let new = Pte::EMPTY;
+            return Ok(match view.annotate(at.table, at.index, pte, new) {
+                Ok(()) => Step::Next,
+                Err(_) => Step::Retry,
+            });
+        }
+        if at.whole() {
+            if view.lock(at.table, at.index, pte).is_err() {
+                return Ok(Step::Retry);
+            }
+            batch.add(at.table, at.index, Ipa::new(at.base), at.size);
+            self.removed += at.size;
+            return Ok(Step::Next);
+        }
+        batch.flush(view, |_| Pte::EMPTY);
+        let done = view.cut(&mut self.reserve, at, pte, &Nothing)?;
+        if done {
+            self.removed += at.bytes();
+        }
+        Ok(if done { Step::Next } else { Step::Retry })
+    }
+
+    fn after<'g>(&mut self, view: &'g View<'_, M, T, A>, guard: &'g A::Guard, at: At<'g>) {
+        let geometry = &view.core.config.geometry;
+        let Some(below) = at.level().deeper() else { return };
+        let first = geometry.index(Ipa::new(at.lo), below);
+        let last = geometry.index(Ipa::new(at.hi - 1), below);
+        view.unlink_if_empty(guard, at, first, last + 1);
+    }
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+    /// Removes every translation of `size` bytes from `ipa`; both multiples of the page size.
+    ///
+    /// Holes are fine. A block of which the range covers a part is cut: the rest keeps its translation. Tables that
+    /// become empty are unlinked and their frames freed, at once or after a grace period. Owner annotations go too.
+    /// Returns the number of bytes that were mapped.
+    ///
+    /// Maintenance: one broadcast TLBI a table, complete before any entry is empty, so when this returns no CPU uses
+    /// what was removed.
+    ///
+    /// # Errors
+    /// [`Error::Alignment`], [`Error::ZeroSize`], [`Error::Address`]; [`Error::OutOfFrames`] if a block at an end of the
+    /// range cannot be cut. Nothing was removed then.
+    pub fn unmap(&self, ipa: Ipa, size: u64) -> Result<u64, Error> {
+        let end = self.check_range(ipa, size)?;
+        let mut reserve = Reserve::new(&self.core.memory);
+        reserve.ensure(self.frames_to_cut_edges(ipa.get(), end, &Nothing, |_| true)?)?;
+        let only: Option<fn(Level, u64, Pte) -> bool> = None;
+        let mut visitor = Unmap {
+            reserve,
+            only,
+            removed: 0,
+        };
+        self.walk(ipa.get(), end, &mut visitor)?;
+        Ok(visitor.removed)
+    }
+
+    /// Removes the leaves of `start..end` that `only(level, base, entry)` selects, whole; the rest stays.
+    pub(crate) fn unmap_only(
+        &self,
+        start: u64,
+        end: u64,
+        only: impl Fn(Level, u64, Pte) -> bool,
+    ) -> Result<u64, Error> {
+        let reserve = Reserve::new(&self.core.memory);
+        let mut visitor = Unmap {
+            reserve,
+            only: Some(only),
+            removed: 0,
+        };
+        self.walk(start, end, &mut visitor)?;
+        Ok(visitor.removed)
+    }
+}
+
+/// Cutting blocks: what unmap, the attribute operations, map and split have in common.
+impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+    /// Replaces the block `old` at `at` by a table in which the covered part is as `piece` says and the rest as before.
+    /// False if a peer changed the entry first, and then nothing was done.
+    pub(crate) fn cut(
+        &self,
+        reserve: &mut Reserve<'_, M>,
+        at: At<'_>,
+        old: Pte,
+        piece: &impl Piece,
+    ) -> Result<bool, Error> {
+        let Some(part) = Part::behind(&at) else {
+            return Ok(false);
+        };
+        reserve.ensure(self.tables_needed(part, piece))?;
+        let table = self.build(reserve, part, old, piece);
+        if self.lock(at.table, at.index, old).is_err() {
+            self.discard(reserve, table, part.level);
+            return Ok(false);
+        }
+        let mut stale = Stale::NONE;
+        stale.add(Ipa::new(at.base), at.size, Some(at.level()));
+        self.invalidate(stale);
+        self.make(at.table, at.index, table);
+        self.publish_barrier();
+        Ok(true)
+    }
+
+    /// Frames for cutting the blocks into which a range reaches with its first and its last page, as the table is now.
+    /// Blocks that lie wholly inside are not cut; `changes(entry)` says whether a block is touched at all.
+    pub(crate) fn frames_to_cut_edges(
+        &self,
+        start: u64,
+        end: u64,
+        piece: &impl Piece,
+        changes: impl Fn(Pte) -> bool,
+    ) -> Result<usize, Error> {
+        let geometry = &self.core.config.geometry;
+        let page = geometry.granule().size();
+        let mut frames = 0;
+        let mut counted_to = start;
+        // The first page's block, then the last page's, unless it is the same block.
+        for ipa in [start, end - page] {
+            if ipa < counted_to {
+                break;
+            }
+            let found = self.lookup(Ipa::new(ipa))?;
+            let base = found.base.get();
+            let hi = end.min(base + geometry.size(found.level));
+            counted_to = hi;
+            let (lo, size) = (start.max(base), geometry.size(found.level));
+            if !found.pte.is_valid() || hi - lo == size || !changes(found.pte) {
+                continue;
+            }
+            if let Some(level) = found.level.deeper() {
+                frames += self.tables_needed(Part { level, base, lo, hi }, piece);
+            }
+        }
+        Ok(frames)
+    }
+}
