@@ -9,6 +9,7 @@
 mod addr;
 mod attrs;
 mod descriptor;
+mod explain;
 mod format;
 mod geometry;
 mod level;
@@ -19,6 +20,7 @@ mod tlbi;
 pub use addr::{Ipa, Pa};
 pub use attrs::{Attrs, AttrsError, MemType, Prot, Shareability};
 pub use descriptor::{Dialect, EntryKind, Pte};
+pub use explain::{Field, explain_entry, explain_esr, explain_hpfar, explain_vtcr, explain_vttbr};
 pub use format::{Format, FormatOptions};
 pub use geometry::{BlockRule, Geometry, GeometryError, GeometryOptions};
 pub use level::{Granule, Level};
