@@ -227,5 +227,4 @@ impl fmt::LowerHex for Pte {
 }
 
 #[cfg(test)]
-#[path = "descriptor_tests.rs"]
 mod tests;

@@ -298,5 +298,4 @@ const fn flag(set: bool, bit: u64) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "format_tests.rs"]
 mod tests;

@@ -169,5 +169,4 @@ impl fmt::Display for Vttbr {
 }
 
 #[cfg(test)]
-#[path = "vttbr_tests.rs"]
 mod tests;
