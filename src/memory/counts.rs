@@ -80,8 +80,8 @@ impl Counts {
 
     /// One frame in use becomes a reserved one. It must be on a free list already.
     pub(super) fn put_back(&self) {
-        // Relaxed: it goes to the caller's own reservation; whoever gets it by `unreserve` finds it by the free list.
-        let before = self.0.fetch_sub(IN_USE - 1, Ordering::Relaxed);
+        // Release: as in `release`. The reservation may be given back and be somebody else's next.
+        let before = self.0.fetch_sub(IN_USE - 1, Ordering::Release);
         debug_assert!(split(before).0 > 0, "put_back() of a frame that is not in use");
     }
 

@@ -78,6 +78,34 @@ fn keeps_the_contract<M: TableMemory>(memory: &M, capacity: usize) {
     assert_eq!(memory.frames_in_use(), 0);
 }
 
+/// A frame that is put back stays with the reservation, zeroed, and is nobody else's.
+fn puts_back_into_the_reservation<M: TableMemory>(memory: &M, capacity: usize) {
+    memory.reserve(capacity).unwrap();
+    let mut frame = memory.take();
+    let pa = frame.pa();
+    memory.fill(&mut frame, |_| 9);
+    let generation = memory.generation(pa);
+    memory.put_back(frame);
+    assert_eq!(memory.frames_in_use(), 0);
+    assert_ne!(memory.generation(pa), generation);
+    let refused = OutOfFrames {
+        needed: 1,
+        available: 0,
+    };
+    assert_eq!(memory.reserve(1), Err(refused));
+    let frames: HashSet<Pa> = (0..capacity).map(|_| memory.take().into_pa()).collect();
+    assert!(frames.len() == capacity && frames.contains(&pa));
+    assert!(is_zero(memory.table(pa)));
+    assert_eq!(memory.frames_in_use(), capacity);
+}
+
+#[test]
+fn a_frame_put_back_stays_reserved() {
+    puts_back_into_the_reservation(&arena(5), 5);
+    puts_back_into_the_reservation(&&ModelMemory::new(Pa::new(0), 3, 2), 3);
+    puts_back_into_the_reservation(&Arc::new(arena(1)), 1);
+}
+
 #[test]
 fn arena_and_model_keep_the_contract_also_behind_pointers() {
     keeps_the_contract(&arena(7), 7);
