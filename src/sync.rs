@@ -21,7 +21,10 @@ pub use shuttle::sync::{
 };
 
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
-pub use std::sync::{Mutex, RwLock};
+pub use std::{
+    sync::{Barrier, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    thread,
+};
 
 #[cfg(loom)]
 pub use loom::sync::{Mutex, RwLock};

@@ -149,6 +149,31 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         Ok(self.rewrite(ipa.get(), end, rewrite, Flush::Broadcast, false)?.changed)
     }
 
+    /// Takes the right to write from every leaf that the spans touch, whole leaves: a block that a span covers in part is
+    /// not cut. With one TLBI for all. This is the harvest of a dirty log.
+    ///
+    /// Each span is an address and a size in bytes, both multiples of the page size. Maintenance: one broadcast TLBI from
+    /// the first to the last byte, complete when this returns, also if no leaf was writable: a peer may have protected
+    /// them a moment ago and not have finished his own.
+    ///
+    /// # Errors
+    /// Errors of a range; the spans before it are protected then. Never out of frames.
+    pub fn write_protect_leaves(&self, spans: impl IntoIterator<Item = (Ipa, u64)>) -> Result<Changed, Error> {
+        let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() & !Format::WRITE_BIT);
+        let (mut all, mut touched) = (Changed::default(), Stale::NONE);
+        let mut protect = |(ipa, size): (Ipa, u64)| {
+            let end = self.check_range(ipa, size)?;
+            touched.add(ipa, size, None);
+            let Changed { leaves, bytes } = self.rewrite(ipa.get(), end, rewrite, Flush::None, true)?.changed;
+            all.leaves += leaves;
+            all.bytes += bytes;
+            Ok(())
+        };
+        let done = spans.into_iter().try_for_each(&mut protect);
+        self.invalidate(touched);
+        done.map(|()| all)
+    }
+
     /// Adds the permissions `prot` to every leaf of the range; takes none away. Holes are skipped.
     ///
     /// `ipa` and `size` (bytes) are multiples of the page size. A block that the range covers in part is cut, if it lacks
