@@ -1,1 +1,184 @@
-//! (laid out)
+//! What a hypervisor does around the table: memory slots, faults, taking memory back, dirty logging.
+//!
+//! A [`Vm`] owns a [`Stage2`] and the [`Slot`]s that say which guest addresses are memory. Each vCPU thread makes itself
+//! a [`Vcpu`] and gives it the faults that its guest takes; any thread may meanwhile change slots, take memory back
+//! ([`Vm::take_back`]), age it ([`Vm::age`]) or harvest the dirty log ([`Vm::dirty_log`]). How these exclude one another is
+//! the [`Policy`]: two locks as in KVM's history, or none. The table calls are the same under each, so measuring one
+//! against the other measures the locks.
+//!
+//! [`workload`] runs whole experiments on real threads, [`replay`] the recorded faults of a real guest.
+
+mod age;
+mod backing;
+mod changes;
+mod counters;
+mod dirty;
+mod error;
+mod fault;
+mod host;
+mod invalidate;
+mod machine;
+mod policy;
+//pub mod replay;
+mod slots;
+mod vcpu;
+pub mod workload;
+
+pub use backing::Backing;
+pub use counters::{Counters, FaultClass, OutcomeClass};
+pub use dirty::DirtyLogMode;
+pub use error::Error;
+pub use fault::{ExitReason, Handled, HostPage, Outcome, Retry};
+pub use invalidate::{Invalidation, Taken};
+pub use machine::{Machine, MachineError};
+pub use policy::Policy;
+pub use slots::{PaSource, Slot};
+pub use vcpu::{AccessError, Vcpu};
+
+use core::time::Duration;
+
+use crate::arch::{Geometry, Ipa, Level};
+use crate::memory::TableMemory;
+use crate::table::{self, Handle, Null, Stage2, Tlb};
+
+/// What a VM is made for; fixed for its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VmConfig {
+    /// How faults and changes exclude one another.
+    pub policy: Policy,
+    /// Page size with which the host backs slots that describe themselves; the largest block that any fault maps.
+    pub backing: Backing,
+    /// Grant execution with every mapping of normal memory, which is right where the CPU needs no instruction cache
+    /// maintenance (CTR_EL0.DIC). Otherwise only a fetch grants it.
+    pub execute_eagerly: bool,
+}
+
+/// A virtual machine's memory: slots over one stage-2 table.
+///
+/// `Send` and `Sync`: share it by reference or in an `Arc`. See the [module](self) for who calls what.
+#[derive(Debug)]
+pub struct Vm<M: TableMemory, T: Tlb = Null> {
+    pub(crate) stage2: Stage2<M, T>,
+    config: VmConfig,
+    largest: Level,
+    pub(crate) slots: slots::Slots,
+    pub(crate) gate: policy::Gate,
+    pub(crate) sequence: invalidate::Sequence,
+}
+
+impl<M: TableMemory, T: Tlb> Vm<M, T> {
+    /// A VM over `stage2`, without slots.
+    pub fn new(stage2: Stage2<M, T>, config: VmConfig) -> Self {
+        let geometry = &stage2.config().geometry;
+        let largest = config.backing.largest(geometry);
+        Self {
+            config,
+            largest,
+            slots: slots::Slots::default(),
+            gate: policy::Gate::new(config.policy),
+            sequence: invalidate::Sequence::new(geometry.size(largest)),
+            stage2,
+        }
+    }
+
+    /// A vCPU for the calling thread. Making one registers the thread with the table; keep it.
+    pub fn vcpu(&self) -> Vcpu<'_, M, T> {
+        Vcpu::new(self)
+    }
+
+    /// What it was made for.
+    pub fn config(&self) -> VmConfig {
+        self.config
+    }
+
+    /// The table itself. Looking at it is always right; who changes it changes it behind the VM's back.
+    pub fn stage2(&self) -> &Stage2<M, T> {
+        &self.stage2
+    }
+
+    /// How often a change by the host found a fault section that it had to wait for (policy `Lockless`).
+    pub fn waits(&self) -> u64 {
+        self.gate.waits()
+    }
+
+    /// The longest time for which one change by the host excluded all faults (zero under `Lockless`).
+    pub fn longest_hold(&self) -> Duration {
+        self.gate.longest_hold()
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.stage2.config().geometry
+    }
+
+    pub(crate) fn page_size(&self) -> u64 {
+        self.geometry().granule().size()
+    }
+
+    /// Level of the largest leaf that a fault maps.
+    pub(crate) fn largest(&self) -> Level {
+        self.largest
+    }
+
+    /// Its size in bytes.
+    pub(crate) fn largest_size(&self) -> u64 {
+        self.geometry().size(self.largest)
+    }
+
+    /// Checks a range as the table does, before anything is begun. Returns its exclusive end.
+    pub(crate) fn check_range(&self, ipa: Ipa, size: u64) -> Result<u64, Error> {
+        let (page, limit) = (self.page_size(), self.geometry().ipa_limit());
+        for (what, value) in [("ipa", ipa.get()), ("size", size)] {
+            if value % page != 0 {
+                return Err(table::Error::Alignment {
+                    what,
+                    value,
+                    required: page,
+                }
+                .into());
+            }
+        }
+        if size == 0 {
+            return Err(table::Error::ZeroSize { ipa, required: page }.into());
+        }
+        match ipa.get().checked_add(size) {
+            Some(end) if end <= limit => Ok(end),
+            _ => Err(table::Error::Address {
+                what: "ipa",
+                value: ipa.get(),
+                size,
+                limit,
+            }
+            .into()),
+        }
+    }
+
+    /// Cuts [`start`, `end`) at multiples of KVM's largest block: what one exclusive section does at a time.
+    pub(crate) fn chunks(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> + use<M, T> {
+        let chunk = backing::chunk(self.geometry());
+        let mut at = start;
+        core::iter::from_fn(move || {
+            let next = end.min((at / chunk + 1) * chunk);
+            let part = (at, next - at);
+            at = next;
+            (part.1 != 0).then_some(part)
+        })
+    }
+
+    /// The range grown to the leaves that it cuts.
+    pub(crate) fn whole_leaves(&self, handle: &Handle<'_, M, T>, ipa: Ipa, size: u64) -> Result<(Ipa, u64), Error> {
+        let geometry = self.geometry();
+        let last = Ipa::new(ipa.get() + size - self.page_size());
+        let (first, after) = (handle.lookup(ipa)?, handle.lookup(last)?);
+        let start = if first.pte.is_leaf(first.level) {
+            first.base
+        } else {
+            ipa
+        };
+        let end = if after.pte.is_leaf(after.level) {
+            after.base.get() + geometry.size(after.level)
+        } else {
+            ipa.get() + size
+        };
+        Ok((start, end - start.get()))
+    }
+}

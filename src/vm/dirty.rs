@@ -1,0 +1,306 @@
+//! The dirty log: which pages of a slot were written since somebody asked last.
+//!
+//! One bit a page. Pages whose bit is clear are write-protected, so that the next write faults; the fault makes the
+//! page writable and sets the bit.
+//!
+//! **No write is lost**, although harvesting runs beside the faults. At every moment, for every page of a logged slot:
+//! *if the page is writable, then its bit is set, or the fault that made it writable has yet to set it, or a harvest that
+//! took the bit has yet to protect it and then to hand the bit out.* Three orders keep that true:
+//!
+//! * a fault makes the page writable first and sets its bit second, with a read-modify-write even where the bit is set
+//!   already (looking first would not be ordered against a harvest: the look could see a bit that is just being taken
+//!   while the harvest does not see the page writable);
+//! * a harvest takes bits first (swap) and protects second. If the fault's bit came first, the swap sees it, and with it
+//!   the writable page (release, acquire), which is then protected. If the swap came first, the bit stays for the next
+//!   harvest, however the entry changed meanwhile;
+//! * write protection is complete on every CPU (TLBI) before the bits are handed out. So what is copied after a harvest
+//!   contains every write that the harvest reports, and a later write faults and shows in the next one.
+//!
+//! Switching the log on publishes the logged slot, settles (see `policy`), and only then protects: a fault that did not
+//! know of the log and may have mapped a writable block has ended by then.
+//!
+//! Blocks are write-protected whole, also where the bits cover only part of them: splitting is left to the write that
+//! needs it. Too much protection costs a fault and loses nothing. Source of the calls' rules: KVM-SEMANTICS 4.5.
+
+use super::Vm;
+use super::error::Error;
+use super::slots::{Entry, Slot};
+use crate::arch::Ipa;
+use crate::memory::TableMemory;
+use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::table::{Handle, Tlb};
+
+/// When pages are write-protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DirtyLogMode {
+    /// The whole slot when logging starts, and what [`Vm::dirty_log`] reports when it reports it: KVM without manual
+    /// protection.
+    Auto,
+    /// The whole slot when logging starts; later only what [`Vm::clear_dirty_log`] clears.
+    Manual,
+    /// Nothing when logging starts: every page counts as dirty at first, and [`Vm::clear_dirty_log`] protects what it
+    /// clears. This is what VMMs use, since it spreads the cost.
+    #[default]
+    ManualInitiallySet,
+}
+
+/// The bits of one logged slot.
+#[derive(Debug)]
+pub(crate) struct Bitmap {
+    words: Box<[AtomicU64]>,
+    pages: u64,
+    mode: DirtyLogMode,
+}
+
+/// Pages per word.
+const WORD: u64 = 64;
+
+/// The bits that exist in word `index` of a bitmap of `pages` pages.
+const fn valid(pages: u64, index: u64) -> u64 {
+    let rest = pages - index * WORD;
+    if rest >= WORD { u64::MAX } else { (1 << rest) - 1 }
+}
+
+impl Bitmap {
+    fn new(pages: u64, mode: DirtyLogMode) -> Self {
+        let set = mode == DirtyLogMode::ManualInitiallySet;
+        let word = |index| AtomicU64::new(if set { valid(pages, index) } else { 0 });
+        Self {
+            words: (0..pages.div_ceil(WORD)).map(word).collect(),
+            pages,
+            mode,
+        }
+    }
+
+    /// Sets a page's bit, after the page was made writable.
+    #[inline]
+    pub(crate) fn mark(&self, page: u64) {
+        // AcqRel: releases the entry that was made writable to the harvest that takes the bit. Always a
+        // read-modify-write; see the header.
+        self.words[(page / WORD) as usize].fetch_or(1 << (page % WORD), Ordering::AcqRel);
+    }
+
+    /// Takes the bits of `mask` out of a word.
+    fn take(&self, index: usize, mask: u64) -> u64 {
+        let word = &self.words[index];
+        // A word that looks clean needs no write: what is set a moment later belongs to the next harvest anyway.
+        if word.load(Ordering::Relaxed) & mask == 0 {
+            return 0;
+        }
+        // AcqRel: whoever's bit is taken, his entry is seen by the write protection that follows.
+        word.fetch_and(!mask, Ordering::AcqRel) & mask
+    }
+
+    fn copy(&self) -> Vec<u64> {
+        self.words.iter().map(|w| w.load(Ordering::Acquire)).collect()
+    }
+}
+
+/// Runs of pages to protect: neighbouring words join, holes between the first and the last bit are included.
+#[derive(Default)]
+struct Spans(Vec<(u64, u64)>);
+
+impl Spans {
+    /// Adds the pages from the lowest to the highest bit of word `index`.
+    fn add(&mut self, index: u64, bits: u64) {
+        if bits == 0 {
+            return;
+        }
+        let first = index * WORD + u64::from(bits.trailing_zeros());
+        let end = (index + 1) * WORD - u64::from(bits.leading_zeros());
+        match self.0.last_mut() {
+            // Same or next word: one run.
+            Some((_, last)) if last.div_ceil(WORD) >= index => *last = end,
+            _ => self.0.push((first, end)),
+        }
+    }
+}
+
+impl<M: TableMemory, T: Tlb> Vm<M, T> {
+    /// Starts logging writes to a slot.
+    ///
+    /// When it returns, every page that the guest writes from now on is reported by a later harvest. From here on faults
+    /// on the slot map single pages. Maintenance: unless all pages count as dirty at first, one TLBI a gigabyte.
+    ///
+    /// # Errors
+    /// [`Error::NoSlot`], [`Error::AlreadyLogging`].
+    ///
+    /// ```
+    /// use s2pt::arch::{AccessKind, Ipa, Pa};
+    /// use s2pt::vm::{DirtyLogMode, Machine, Slot};
+    ///
+    /// let vm = Machine::default().build(s2pt::table::Null)?;
+    /// vm.create_slot(Slot::linear(7, Ipa::new(0x8000_0000), 4 << 20, Pa::new(0x4000_0000)))?;
+    /// let mut vcpu = vm.vcpu();
+    /// vcpu.access(Ipa::new(0x8000_0000), AccessKind::Write)?; // a 2 MiB block
+    /// vm.enable_dirty_log(7, DirtyLogMode::Auto)?;
+    /// vcpu.access(Ipa::new(0x8000_3000), AccessKind::Write)?; // splits it
+    /// assert_eq!(vm.dirty_log(7)?[0], 1 << 3);
+    /// assert_eq!(vm.dirty_log(7)?[0], 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn enable_dirty_log(&self, id: u32, mode: DirtyLogMode) -> Result<(), Error> {
+        let _changing = self.slots.change();
+        let current = self.slots.current();
+        let Entry { slot, log } = current.by_id(id)?;
+        if log.is_some() {
+            return Err(Error::AlreadyLogging { slot: id });
+        }
+        let bitmap = Arc::new(Bitmap::new(slot.size / self.page_size(), mode));
+        self.slots.publish(current.with_log(id, Some(bitmap))?);
+        self.settle(slot);
+        if mode != DirtyLogMode::ManualInitiallySet {
+            self.write_protect(slot.ipa, slot.size)?;
+        }
+        Ok(())
+    }
+
+    /// Stops logging a slot. Its pages stay as they are; faults map and merge them at full size again.
+    ///
+    /// # Errors
+    /// [`Error::NoSlot`], [`Error::NotLogging`].
+    pub fn disable_dirty_log(&self, id: u32) -> Result<(), Error> {
+        let _changing = self.slots.change();
+        let current = self.slots.current();
+        let Entry { slot, log } = current.by_id(id)?;
+        if log.is_none() {
+            return Err(Error::NotLogging { slot: id });
+        }
+        self.slots.publish(current.with_log(id, None)?);
+        self.settle(slot);
+        Ok(())
+    }
+
+    /// How a slot is logged, if it is.
+    ///
+    /// # Errors
+    /// [`Error::NoSlot`].
+    pub fn dirty_log_mode(&self, id: u32) -> Result<Option<DirtyLogMode>, Error> {
+        Ok(self.slots.current().by_id(id)?.log.as_ref().map(|log| log.mode))
+    }
+
+    /// The dirty bitmap of a slot: bit `n % 64` of word `n / 64` is page `n`.
+    ///
+    /// In mode [`Auto`](DirtyLogMode::Auto) this is a harvest: the bits reported are cleared and their pages protected, and
+    /// a write that they report happened before this returns. In the other modes it is a copy.
+    /// Maintenance: one TLBI over what was protected.
+    ///
+    /// # Errors
+    /// [`Error::NoSlot`], [`Error::NotLogging`].
+    pub fn dirty_log(&self, id: u32) -> Result<Vec<u64>, Error> {
+        let (slot, log) = self.logged(id)?;
+        if log.mode != DirtyLogMode::Auto {
+            return Ok(log.copy());
+        }
+        let handle = self.stage2.handle();
+        let _section = self.gate.change();
+        let mut spans = Spans::default();
+        let take = |index| {
+            let bits = log.take(index, u64::MAX);
+            spans.add(index as u64, bits);
+            bits
+        };
+        let bits = (0..log.words.len()).map(take).collect();
+        self.protect_spans(&handle, &slot, &spans)?;
+        Ok(bits)
+    }
+
+    /// Clears bits of a slot's log, and protects their pages, so that the next write shows again.
+    ///
+    /// Bit `n % 64` of `bitmap[n / 64]` stands for page `first_page + n`. Only bits set both there and in the log are
+    /// cleared. Call it *before* copying the pages. Maintenance: one TLBI over what was protected.
+    ///
+    /// # Errors
+    /// [`Error::NoSlot`]; [`Error::NotLogging`]; [`Error::ClearRange`] unless `first_page` and `pages` are multiples of 64
+    /// inside the slot, where `pages` may also end exactly at its end; [`Error::BitmapLength`].
+    pub fn clear_dirty_log(&self, id: u32, first_page: u64, pages: u64, bitmap: &[u64]) -> Result<(), Error> {
+        let (slot, log) = self.logged(id)?;
+        let in_slot = first_page <= log.pages && pages <= log.pages - first_page;
+        let aligned = first_page.is_multiple_of(WORD)
+            && (pages.is_multiple_of(WORD) || pages == log.pages.wrapping_sub(first_page));
+        if !(in_slot && aligned) {
+            return Err(Error::ClearRange {
+                slot: id,
+                first_page,
+                pages,
+                slot_pages: log.pages,
+            });
+        }
+        let words = pages.div_ceil(WORD) as usize;
+        if bitmap.len() < words {
+            return Err(Error::BitmapLength {
+                slot: id,
+                words: bitmap.len(),
+                required: words,
+            });
+        }
+        let handle = self.stage2.handle();
+        let _section = self.gate.change();
+        let mut spans = Spans::default();
+        let first = (first_page / WORD) as usize;
+        for (index, &mask) in (first..).zip(&bitmap[..words]) {
+            spans.add(index as u64, log.take(index, mask));
+        }
+        self.protect_spans(&handle, &slot, &spans)
+    }
+
+    fn logged(&self, id: u32) -> Result<(Slot, Arc<Bitmap>), Error> {
+        let current = self.slots.current();
+        let entry = current.by_id(id)?;
+        let log = entry.log.clone().ok_or(Error::NotLogging { slot: id })?;
+        Ok((entry.slot, log))
+    }
+
+    /// Protects the pages whose bits were taken, with one TLBI for all.
+    fn protect_spans(&self, handle: &Handle<'_, M, T>, slot: &Slot, spans: &Spans) -> Result<(), Error> {
+        let page = self.page_size();
+        let range = |&(first, end): &(u64, u64)| (Ipa::new(slot.ipa.get() + first * page), (end - first) * page);
+        handle.write_protect_leaves(spans.0.iter().map(range))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_join_neighbouring_words_and_keep_holes() {
+        let mut spans = Spans::default();
+        spans.add(0, 0b1010_0000);
+        spans.add(1, 0);
+        spans.add(2, 1 << 63);
+        spans.add(3, 0b110);
+        spans.add(9, u64::MAX);
+        assert_eq!(spans.0, [(5, 8), (191, 195), (576, 640)]);
+    }
+
+    #[test]
+    fn a_span_that_ends_before_its_word_does_joins_the_next_word_only() {
+        let mut spans = Spans::default();
+        spans.add(0, 1);
+        spans.add(1, 1);
+        assert_eq!(spans.0, [(0, 65)]);
+        let mut spans = Spans::default();
+        spans.add(0, 1);
+        spans.add(2, 1);
+        assert_eq!(spans.0, [(0, 1), (128, 129)]);
+    }
+
+    #[test]
+    fn bits_beyond_the_last_page_do_not_exist() {
+        let bitmap = Bitmap::new(70, DirtyLogMode::ManualInitiallySet);
+        assert_eq!(bitmap.copy(), [u64::MAX, 0b11_1111]);
+        assert_eq!(Bitmap::new(70, DirtyLogMode::Auto).copy(), [0, 0]);
+    }
+
+    #[test]
+    fn only_asked_bits_are_taken() {
+        let bitmap = Bitmap::new(64, DirtyLogMode::Auto);
+        bitmap.mark(3);
+        bitmap.mark(40);
+        assert_eq!(bitmap.take(0, 0xff), 1 << 3);
+        assert_eq!(bitmap.take(0, 0xff), 0);
+        assert_eq!(bitmap.copy(), [1 << 40]);
+    }
+}
