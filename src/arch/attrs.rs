@@ -253,7 +253,7 @@ pub enum AttrsError {
         bits: u8,
     },
     /// The memory type has no encoding in this table.
-    #[error("memory type {memtype} has no encoding {}", if *.fwb { "with forced write-back" } else { "without forced write-back" })]
+    #[error("memory type {memtype} has no encoding {}", if_fwb(*.fwb))]
     MemType {
         /// The type.
         memtype: MemType,
@@ -267,11 +267,27 @@ pub enum AttrsError {
         value: u8,
     },
     /// Reserved, or anything but inner with LPA2.
-    #[error("shareability {shareability} cannot be said in {}", if *.lpa2 { "an LPA2 descriptor, which takes VTCR_EL2.SH0 (inner shareable)" } else { "a descriptor" })]
+    #[error("shareability {shareability} cannot be said in {}", descriptor_kind(*.lpa2))]
     Shareability {
         /// Asked for.
         shareability: Shareability,
         /// Whether the table has LPA2.
         lpa2: bool,
     },
+}
+
+fn if_fwb(fwb: bool) -> &'static str {
+    if fwb {
+        "with forced write-back"
+    } else {
+        "without forced write-back"
+    }
+}
+
+fn descriptor_kind(lpa2: bool) -> &'static str {
+    if lpa2 {
+        "an LPA2 descriptor, which takes VTCR_EL2.SH0 (inner shareable)"
+    } else {
+        "a descriptor"
+    }
 }

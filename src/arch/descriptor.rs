@@ -136,7 +136,8 @@ impl Pte {
 
     /// Whether the entry maps memory: a page at level 3, a block above.
     ///
-    /// Whether the architecture has blocks at that level is [`Geometry::block_allowed`](super::Geometry::block_allowed).
+    /// Whether the architecture has blocks at that level says
+    /// [`Geometry::block_allowed`](super::Geometry::block_allowed).
     #[inline]
     pub const fn is_leaf(self, level: Level) -> bool {
         self.0 & (VALID | TABLE_OR_PAGE) == VALID | (level.is_last() as u64) << 1

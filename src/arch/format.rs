@@ -259,13 +259,7 @@ impl Format {
     #[inline]
     pub const fn prot_bits(&self, prot: Prot) -> u64 {
         let p = prot.bits();
-        // Without XNX bit 53 is masked off, and PX alone (11) and UX alone (01) must not read as executable.
-        let half = (p & 3 == 1 || p & 3 == 2) && !self.xnx();
-        let xn = if half {
-            0b10
-        } else {
-            XN_BY_PROT >> (2 * (p & 3)) & self.xn_mask
-        };
+        let xn = self.xn_by_prot >> (2 * (p & 3)) & 0b11;
         ((p & 8) as u64) << 3 | ((p & 4) as u64) << 5 | (xn as u64) << XN_SHIFT
     }
 

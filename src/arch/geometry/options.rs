@@ -13,8 +13,8 @@ pub enum BlockRule {
     Kvm,
 }
 
-/// What to build a [`Geometry`](crate::arch::Geometry) from. `Default` is 4K, 40-bit IPA, 48-bit PA, start level as KVM picks it, no LPA2,
-/// the architecture's blocks.
+/// What to build a [`Geometry`](crate::arch::Geometry) from. `Default` is 4K, 40-bit IPA, 48-bit PA, start level as
+/// KVM picks it, no LPA2, the architecture's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GeometryOptions {
     /// Page and table size.
@@ -95,7 +95,7 @@ pub enum GeometryError {
         max: u8,
     },
     /// The start level is none that the granule and format have.
-    #[error("start level {level} does not exist with the {granule} granule{hint}", hint = if *.lpa2_has_it { " without LPA2" } else { "" })]
+    #[error("start level {level} does not exist with the {granule} granule{hint}", hint = without_lpa2(*.lpa2_has_it))]
     NoSuchStart {
         /// Level asked for.
         level: Level,
@@ -104,4 +104,8 @@ pub enum GeometryError {
         /// Whether it exists with LPA2.
         lpa2_has_it: bool,
     },
+}
+
+fn without_lpa2(lpa2_has_it: bool) -> &'static str {
+    if lpa2_has_it { " without LPA2" } else { "" }
 }

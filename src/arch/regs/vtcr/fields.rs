@@ -84,7 +84,7 @@ pub enum VtcrError {
         bits: u8,
     },
     /// SL2:SL0 is reserved for this granule.
-    #[error("SL0 = {sl0} with SL2 = {} is reserved for the {granule} granule{}", *.sl2 as u8, if *.ds { "" } else { " without DS" })]
+    #[error("SL0 = {sl0} with SL2 = {} is reserved for the {granule} granule{}", *.sl2 as u8, without_ds(*.ds))]
     StartLevel {
         /// The field.
         sl0: u8,
@@ -140,4 +140,8 @@ pub enum VtcrError {
         /// Largest that it takes.
         max: u8,
     },
+}
+
+fn without_ds(ds: bool) -> &'static str {
+    if ds { "" } else { " without DS" }
 }
