@@ -14,3 +14,8 @@ pub mod vm;
 
 #[cfg(feature = "python")]
 mod python;
+
+/// The README's examples are tested like those of the documentation.
+#[cfg(all(doctest, feature = "std"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -1,0 +1,46 @@
+//! Times of the rows of the budget table, by criterion. `python benches/report.py` turns them into BENCHMARKS.md.
+
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+
+#[expect(dead_code, reason = "titles and budgets are for the report")]
+mod rows;
+
+use rows::{Bench, Meter, ROWS};
+
+/// Adds up the time of the measured parts.
+struct Clock(Duration);
+
+impl Meter for Clock {
+    fn measure(&mut self, body: &mut dyn FnMut()) {
+        let start = Instant::now();
+        body();
+        self.0 += start.elapsed();
+    }
+}
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .without_plots()
+        .sample_size(30)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(3))
+        .configure_from_args();
+    let bench = Bench::new();
+    let mut group = criterion.benchmark_group("critical_path");
+    for row in ROWS {
+        group.throughput(Throughput::Elements(row.operations));
+        group.bench_function(row.id, |bencher| {
+            bencher.iter_custom(|times| {
+                let mut clock = Clock(Duration::ZERO);
+                for _ in 0..times {
+                    row.run(&bench, &mut clock);
+                }
+                clock.0
+            });
+        });
+    }
+    group.finish();
+    criterion.final_summary();
+}
