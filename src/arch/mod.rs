@@ -13,6 +13,7 @@ mod explain;
 mod format;
 mod geometry;
 mod level;
+mod mapping;
 mod regs;
 mod syndrome;
 mod tlbi;
@@ -24,6 +25,7 @@ pub use explain::{Field, explain_entry, explain_esr, explain_hpfar, explain_vtcr
 pub use format::{Format, FormatOptions};
 pub use geometry::{BlockRule, Geometry, GeometryError, GeometryOptions};
 pub use level::{Granule, Level};
+pub use mapping::Mapping;
 pub use regs::{Vtcr, VtcrError, VtcrFields, VtcrOptions, Vttbr, VttbrError};
 pub use syndrome::{AccessKind, Esr, Fault, FaultKind, FaultStatus, Syndrome, SyndromeError};
 pub use tlbi::{Barrier, CacheOp, Dsb, RangeOp, RangeOps, Scope, Tlbi, TlbiOp, TlbiOps, range_encoding};

@@ -29,10 +29,11 @@ mod unlink;
 mod unmap;
 mod walk;
 
+pub use crate::arch::Mapping;
 pub use attrs::Changed;
 pub use error::Error;
 pub use map::{Existing, MapOptions, Mapped};
-pub use query::{Leaves, Lookup, Mapping, Translation};
+pub use query::{Leaves, Lookup, Translation};
 #[doc(hidden)]
 pub use reclaim::Unlinked;
 pub use reclaim::{Access, Alone, Local};

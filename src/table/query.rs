@@ -6,7 +6,7 @@ use super::error::Error;
 use super::reclaim::Access;
 use super::tlb::Tlb;
 use super::walk::{At, Step, Visitor};
-use crate::arch::{AccessKind, Attrs, Fault, FaultKind, Format, Ipa, Level, MemType, Pa, Prot, Pte};
+use crate::arch::{AccessKind, Attrs, Fault, FaultKind, Format, Ipa, Level, Mapping, MemType, Pa, Prot, Pte};
 use crate::memory::TableMemory;
 use crate::sync::Backoff;
 use alloc::vec::Vec;
@@ -37,34 +37,8 @@ pub struct Lookup {
     pub base: Ipa,
 }
 
-/// One leaf.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mapping {
-    /// First IPA.
-    pub ipa: Ipa,
-    /// Bytes.
-    pub size: u64,
-    /// First output address.
-    pub pa: Pa,
-    /// The level of the leaf.
-    pub level: Level,
-    /// Its attributes.
-    pub attrs: Attrs,
-    /// The descriptor itself.
-    pub raw: Pte,
-}
-
-impl Mapping {
-    fn new(format: &Format, at: &At<'_>, pte: Pte) -> Self {
-        Self {
-            ipa: Ipa::new(at.base),
-            size: at.size,
-            pa: format.output(pte, at.level()),
-            level: at.level(),
-            attrs: format.attrs(pte),
-            raw: pte,
-        }
-    }
+fn mapping(format: &Format, at: &At<'_>, pte: Pte) -> Mapping {
+    Mapping::new(format, Ipa::new(at.base), at.size, at.level(), pte)
 }
 
 /// Calls a function for every leaf, until it has seen enough.
@@ -194,7 +168,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         self.walk(
             start,
             end,
-            &mut EachLeaf(|format: &Format, at: &At<'_>, pte| leaf(Mapping::new(format, at, pte))),
+            &mut EachLeaf(|format: &Format, at: &At<'_>, pte| leaf(mapping(format, at, pte))),
         )
     }
 
