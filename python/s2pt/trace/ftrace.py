@@ -1,0 +1,136 @@
+"""Lines of ftrace text, as the kernel's `trace` file prints them.
+
+A line is ``TASK-TID [CPU] FLAGS SECONDS.MICROS: EVENT: TEXT``. The task name may hold spaces, slashes, dashes and
+brackets (``CPU 0/KVM-230``), so it is taken greedily up to the last ``-TID [CPU]``. The header says how many events the
+buffers held and how many were written; when the two differ, or when fewer lines follow than announced, events are
+missing, and every state computed from the rest would be wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from s2pt.trace.files import fail, read_lines, shown
+
+__all__ = ["MARK_EVENTS", "Line", "hex_after", "key_values", "read_ftrace"]
+
+MARK_EVENTS = frozenset({"tracing_mark_write", "print"})
+"""What the kernel calls a line that user space wrote into the trace."""
+
+_LINE = re.compile(
+    r"\s*(?P<task>.+)-(?P<tid>\d+)\s+(?:\(\s*[\d-]+\)\s+)?\[(?P<cpu>\d+)\]\s+(?:\S+\s+)?"
+    r"(?P<s>\d+)\.(?P<us>\d{6}): (?P<event>\w+): ?(?P<text>.*)"
+)
+_ENTRIES = re.compile(r"#\s*entries-in-buffer/entries-written:\s*(\d+)/(\d+)")
+_LOST = re.compile(r"CPU:(\d+) \[LOST (\d+) EVENTS\]")
+
+
+class Line(NamedTuple):
+    """One event line: when, by whom, what; and where it stands, for messages."""
+
+    time_us: int
+    tid: int
+    event: str
+    text: str
+    file: str
+    number: int
+
+
+def read_ftrace(path: Path, *, allow_lost: bool = False) -> tuple[list[Line], list[str]]:
+    """Read the event lines of one ftrace text file.
+
+    Parameters
+    ----------
+    path : Path
+        The file, plain or ``.xz``.
+    allow_lost : bool
+        Accept a trace in which the kernel says that events were lost.
+
+    Returns
+    -------
+    lines : list of Line
+        In the order of the file, which is the order of time.
+    notes : list of str
+        Losses that were allowed.
+
+    Raises
+    ------
+    TraceError
+        No ftrace text, a line that is none, events lost, or fewer lines than the header announces.
+    """
+    name = path.name
+    lines: list[Line] = []
+    notes: list[str] = []
+    announced: int | None = None
+    previous = 0
+    rows = read_lines(path)
+    whole = bool(rows) and rows[-1] == ""
+    if whole:
+        rows.pop()
+    for number, row in enumerate(rows, 1):
+        if row.startswith("#"):
+            match = _ENTRIES.match(row)
+            if match:
+                announced, written = int(match[1]), int(match[2])
+                if announced != written:
+                    _lost(name, number, f"{written - announced:,} of {written:,} events were lost", allow_lost, notes)
+            continue
+        if announced is None:
+            fail(name, number, f"expected ftrace's header '# entries-in-buffer/entries-written: N/N', found {shown(row)}")
+        lost = _LOST.match(row)
+        if lost:
+            _lost(name, number, f"{lost[2]} events of CPU {lost[1]} were lost", allow_lost, notes)
+            continue
+        match = _LINE.fullmatch(row)
+        if match is None:
+            what = "a whole line" if number == len(rows) and not whole else "'TASK-TID [CPU] FLAGS TIME: EVENT: TEXT'"
+            fail(name, number, f"expected {what}, found {shown(row)}")
+        time_us = int(match["s"]) * 1_000_000 + int(match["us"])
+        if time_us < previous:
+            fail(name, number, f"expected a time from {_seconds(previous)} on, found {_seconds(time_us)}")
+        previous = time_us
+        lines.append(Line(time_us, int(match["tid"]), match["event"], match["text"], name, number))
+    if announced is None:
+        fail(name, len(rows) or 1, "expected ftrace's header '# entries-in-buffer/entries-written: N/N', found no line")
+    if len(lines) < announced:
+        fail(name, len(rows), f"expected {announced:,} events, found {len(lines):,}: the file is cut off")
+    if len(lines) > announced:
+        fail(name, len(rows), f"expected {announced:,} events, found {len(lines):,}: more than one trace in the file")
+    return lines, notes
+
+
+def _lost(name: str, number: int, what: str, allowed: bool, notes: list[str]) -> None:
+    if not allowed:
+        fail(name, number, f"{what}, so the tables cannot be followed: expected a complete trace")
+    notes.append(f"{name}: {what}")
+
+
+def _seconds(time_us: int) -> str:
+    return f"{time_us // 1_000_000}.{time_us % 1_000_000:06}"
+
+
+_PAIR = re.compile(r"(\w+)=(\S+)")
+_HEX = re.compile(r"(?:0x)?[0-9a-f]+")
+
+
+def key_values(line: Line, *keys: str) -> list[int]:
+    """Take the numbers named `keys` out of a kprobe's ``key=value`` text, decimal or with 0x."""
+    found = dict(_PAIR.findall(line.text))
+    values = []
+    for key in keys:
+        text = found.get(key)
+        try:
+            values.append(int(text or "", 0))
+        except ValueError:
+            fail(line.file, line.number, f"expected {line.event} with {key}=NUMBER, found {shown(line.text)}")
+    return values
+
+
+def hex_after(line: Line, pattern: re.Pattern[str], expected: str) -> list[int]:
+    """Take the hex groups of `pattern` (with or without 0x) out of a tracepoint's text."""
+    match = pattern.fullmatch(line.text)
+    if match is None or not all(_HEX.fullmatch(group) for group in match.groups()):
+        fail(line.file, line.number, f"expected {line.event} as '{expected}', found {shown(line.text)}")
+    return [int(group, 16) for group in match.groups()]

@@ -1,0 +1,245 @@
+"""What stands beside the text: slots, vCPU threads, kernel (TAG.json), outcomes (TAG.faults.csv), dumps (TAG.DUMP.*)."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from s2pt.trace.events import LEAF, Outcome, SlotChange
+from s2pt.trace.files import beside, fail, read_json, read_lines
+from s2pt.trace.host import Pagemap
+from s2pt.trace.slots import Slot, SlotEvent
+
+__all__ = ["CsvRow", "Dump", "TableShape", "kernel_version", "prot_bits", "read_csv", "read_dump", "slot_events"]
+
+_CHANGES = {
+    "CREATE": SlotChange.CREATE,
+    "DELETE": SlotChange.DELETE,
+    "MOVE": SlotChange.MOVE,
+    "FLAGS_ONLY": SlotChange.FLAGS,
+}
+_CSV_OUTCOMES = {"map": Outcome.MAP, "relax": Outcome.RELAX, "mmio": Outcome.MMIO, "no map (retry)": Outcome.RETRY}
+CSV_FIELDS = "t,vcpu,tid,l1cpu,ipa,hsr,far,pc,outcome,map_addr,map_size,map_pa,prot,ret".split(",")
+
+
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """The geometry of the dumped table, out of VTCR_EL2 as the data's author decoded it.
+
+    Attributes
+    ----------
+    page_size : int
+        Granule in bytes.
+    ipa_bits, start_level : int
+        Input address bits and level of the root.
+    lpa2 : bool
+        VTCR_EL2.DS.
+    hardware_af : bool
+        VTCR_EL2.HA: hardware sets the access flag by itself, so no event says when.
+    vtcr, vttbr : int
+        The registers, 0 where unknown.
+    """
+
+    page_size: int = 4096
+    ipa_bits: int = 40
+    start_level: int = 1
+    lpa2: bool = False
+    hardware_af: bool = True
+    vtcr: int = 0
+    vttbr: int = 0
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of a level-2 block."""
+        return self.page_size << (self.page_size.bit_length() - 4)
+
+    def level_size(self, level: int) -> int:
+        """Bytes that an entry at `level` maps."""
+        return self.page_size << ((self.page_size.bit_length() - 4) * (3 - level))
+
+    @classmethod
+    def from_json(cls, where: str, about: dict[str, Any]) -> TableShape:
+        """Take the shape out of the object that has ``geometry``, ``vtcr_el2`` and ``vttbr_el2``."""
+        try:
+            shape = about["geometry"]
+            return cls(
+                page_size=1 << int(shape["page_shift"]),
+                ipa_bits=int(shape["ia_bits"]),
+                start_level=int(shape["start_level"]),
+                lpa2=bool(shape["ds"]),
+                hardware_af=bool(shape["ha"]),
+                vtcr=int(about["vtcr_el2"], 16),
+                vttbr=int(about["vttbr_el2"], 16),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            fail(where, None, f"expected a table's geometry and registers: {_wrong(error)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """The table as KVM had it at one marker.
+
+    Attributes
+    ----------
+    name : str
+        The marker's name.
+    leaves : ndarray of `s2pt.trace.LEAF`
+        Every leaf, ascending IPA.
+    pagemap : Pagemap
+        Which host page lay behind each guest page then.
+    shape : TableShape
+        Geometry and registers.
+    """
+
+    name: str
+    leaves: npt.NDArray[np.void]
+    pagemap: Pagemap
+    shape: TableShape
+
+
+def kernel_version(text: object) -> tuple[int, int]:
+    """Read major and minor version out of a ``uname`` text; (0, 0) if there is none in it."""
+    match = re.search(r"\b(\d+)\.(\d+)\.\d", str(text))
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def prot_bits(prot: int, kernel: tuple[int, int]) -> int:
+    """Turn KVM's permission bits of a call into those of `s2pt.Prot`.
+
+    Up to 6.x X is 1, W is 2, R is 4; since 7.x execute has two halves, PX 1 and UX 2, W is 4 and R is 8.
+
+    Examples
+    --------
+    >>> hex(prot_bits(7, (6, 12))), hex(prot_bits(6, (6, 12))), hex(prot_bits(0xC, (7, 3)))
+    ('0xf', '0xc', '0xc')
+    """
+    if kernel >= (7, 0):
+        return prot & 0xF
+    return (3 if prot & 1 else 0) | (prot & 2) << 1 | (prot & 4) << 1
+
+
+def _leaf_prot(attributes: int) -> int:
+    """Permissions out of a descriptor: S2AP in 7:6, XN in 54:53 (without FEAT_XNX bit 53 is 0: the same table)."""
+    execute = (3, 2, 0, 1)[attributes >> 53 & 3]
+    return (8 if attributes & 1 << 6 else 0) | (4 if attributes & 1 << 7 else 0) | execute
+
+
+def slot_events(where: str, about: dict[str, Any]) -> list[SlotEvent]:
+    """Read ``memslot_timeline``."""
+    timeline = about.get("memslot_timeline")
+    if not isinstance(timeline, list) or not timeline:
+        fail(where, None, "expected 'memslot_timeline', a list of memory slot changes")
+    events = []
+    for number, entry in enumerate(timeline):
+        try:
+            slot = Slot(
+                int(entry["slot"]), int(entry["gpa"], 16), int(entry["size"], 16), int(entry["hva"], 16), entry["flags"]
+            )
+            events.append(SlotEvent(round(float(entry["t"]) * 1e6), _CHANGES[entry["change"]], slot))
+        except (KeyError, TypeError, ValueError) as error:
+            fail(where, None, f"memslot_timeline[{number}]: expected t, change, slot, flags, gpa, size, hva: {_wrong(error)}")
+    return events
+
+
+def read_dump(name: str, folder: Path, tag: str, about: dict[str, Any], where: str) -> Dump | None:
+    """Read TAG.DUMP.leaves.json; None if that file is not there."""
+    path = beside(folder, f"{tag}.{name}.leaves.json")
+    if path is None:
+        return None
+    dumps = about.get("dumps")
+    described = dumps.get(name) if isinstance(dumps, dict) else None
+    if not isinstance(described, dict):
+        fail(where, None, f"expected 'dumps' to describe dump {name!r}")
+    return dump_from_json(name, path.name, read_json(path), TableShape.from_json(where, described))
+
+
+def dump_from_json(name: str, where: str, about: dict[str, Any], shape: TableShape) -> Dump:
+    """Build a `Dump` out of ``leaf_runs`` and ``pagemap_runs``."""
+    parts = [np.empty(0, LEAF)]
+    try:
+        for ipa_text, size_text, pa_text, level, attr_text in about["leaf_runs"]:
+            ipa, size, pa, attributes = (int(text, 16) for text in (ipa_text, size_text, pa_text, attr_text))
+            step = shape.level_size(int(level))
+            count = size // step
+            if count < 1 or size % step:
+                raise ValueError(f"a run of {size:#x} bytes is no number of level {level} leaves")
+            run = np.empty(count, LEAF)
+            offsets = np.arange(count, dtype=np.uint64) * np.uint64(step)
+            run["ipa"], run["pa"] = offsets + np.uint64(ipa), offsets + np.uint64(pa)
+            run["size"], run["prot"], run["af"] = step, _leaf_prot(attributes), attributes >> 10 & 1
+            parts.append(run)
+        pagemap = Pagemap(
+            [(int(ipa, 16), int(pa, 16), int(size, 16)) for ipa, pa, size in about["pagemap_runs"]], shape.page_size
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        fail(where, None, f"expected leaf_runs and pagemap_runs: {_wrong(error)}")
+    leaves = np.concatenate(parts)
+    return Dump(name, leaves[np.argsort(leaves["ipa"], kind="stable")], pagemap, shape)
+
+
+@dataclass(frozen=True, slots=True)
+class CsvRow:
+    """One row of TAG.faults.csv: the fault, and the table call that KVM made for it."""
+
+    line: int
+    time_us: int
+    vcpu: int
+    tid: int
+    ipa: int
+    esr: int
+    outcome: Outcome
+    map_ipa: int
+    map_size: int
+    map_pa: int
+    prot: int
+    ret: int
+
+
+def read_csv(path: Path, kernel: tuple[int, int]) -> list[CsvRow]:
+    """Read the outcomes of the faults, in order of time."""
+    lines = read_lines(path)
+    if lines and lines[-1] == "":
+        lines.pop()
+    reader = csv.reader(lines)
+    header = next(reader, None)
+    if header != CSV_FIELDS:
+        fail(path.name, 1, f"expected the columns {','.join(CSV_FIELDS)}, found {','.join(header or [])!r}")
+    rows = []
+    for line, fields in enumerate(reader, 2):
+        if len(fields) != len(CSV_FIELDS):
+            fail(path.name, line, f"expected {len(CSV_FIELDS)} columns, found {len(fields)}")
+        try:
+            rows.append(_csv_row(line, dict(zip(CSV_FIELDS, fields, strict=True)), kernel))
+        except ValueError as error:
+            fail(path.name, line, f"expected numbers: {error}")
+    return rows
+
+
+def _csv_row(line: int, row: dict[str, str], kernel: tuple[int, int]) -> CsvRow:
+    outcome = _CSV_OUTCOMES.get(row["outcome"], Outcome.UNKNOWN)
+    if outcome is Outcome.UNKNOWN and int(row["hsr"], 16) >> 2 & 0xF == 2:
+        outcome = Outcome.YOUNG
+    return CsvRow(
+        line,
+        round(float(row["t"]) * 1e6),
+        int(row["vcpu"]),
+        int(row["tid"]),
+        int(row["ipa"], 16),
+        int(row["hsr"], 16),
+        outcome,
+        int(row["map_addr"] or "0", 16),
+        int(row["map_size"] or 0),
+        int(row["map_pa"] or "0", 16),
+        prot_bits(int(row["prot"] or "0", 0), kernel),
+        int(row["ret"] or 0),
+    )
+
+
+def _wrong(error: Exception) -> str:
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
