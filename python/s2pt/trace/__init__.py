@@ -1,7 +1,7 @@
 """What real KVM guests did to their stage-2 tables: recorded traces as a typed stream of events.
 
-`read` takes the ftrace text of a run (``TAG.txt``, plain or ``.xz``) with the files beside it, or one snapshot of a run of
-snapshots that carry their trace, and gives a `Trace`: one structured array of events in the order of time
+`read` takes the ftrace text of a run (``TAG.txt``, plain or ``.xz``) with the files beside it, or one snapshot of a run
+of snapshots that carry their trace, and gives a `Trace`: one structured array of events in the order of time
 (`s2pt.trace.EVENT`), and the tables that KVM had at the dump markers. `s2pt.trace.Kind` says what each event means.
 
 ========================  ===========================================================================================
@@ -24,8 +24,8 @@ Examples
 >>> trace = s2pt.trace.read("tests/data/kvm-traces/thpon_2vcpu.txt.xz")
 >>> trace.name, trace.vcpus, len(trace.faults), [dump.name for dump in trace.dumps]
 ('thpon_2vcpu', 2, 15658, ['end'])
->>> trace.dumps[0].leaves[0]["ipa"] == 0x40000000
-True
+>>> hex(trace.dumps[0].leaves[0]["ipa"])
+'0x40000000'
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def read(path: str | os.PathLike[str], *, allow_lost: bool = False) -> Trace:
     >>> read("tests/data/kvm-traces/README.md")
     Traceback (most recent call last):
         ...
-    s2pt.errors.TraceError: README.md:1: expected ftrace's header '# entries-in-buffer/entries-written: N/N', found '# T...
+    s2pt.errors.TraceError: README.md:2: expected '# entries-in-buffer/entries-written: N/N' first, found ''
     """
     path = Path(path)
     folder, name = path.parent, path.name.removesuffix(".xz")

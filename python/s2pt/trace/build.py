@@ -2,15 +2,15 @@
 
 The two text files tell two sides of the same story, stamped by the same clock:
 
-- the tracepoints (TAG.txt) say when a vCPU *asked*: `kvm_guest_fault` is printed on entry to the handler, notifier lines
-  before the lock is taken;
+- the tracepoints (TAG.txt) say when a vCPU *asked*: `kvm_guest_fault` is printed on entry to the handler, notifier
+  lines before the lock is taken;
 - the kprobes (TAG.pgt.txt) say when the table *changed*: each line stands inside KVM's mmu_lock, shared for a fault's
   calls, exclusive for everything else, so their order is the order of the changes.
 
 Hence a fault is ordered twice: by the tracepoint as `FAULT` (what the hardware walk had found) and by the return of its
-table call as `HANDLED`. Unmaps, ageing and write protection are taken from the kprobes where they are there, and from the
-notifier lines, translated by the slots of that moment, where they are not. Between the first and the second of two
-records at the same microsecond the file's own order decides, and a tracepoint stands before a kprobe.
+table call as `HANDLED`. Unmaps, ageing and write protection are taken from the kprobes where they are there, and from
+the notifier lines, translated by the slots of that moment, where they are not. Two lines of one microsecond stay in the
+order of their file; of two files, the tracepoint comes first.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from s2pt.trace.events import EVENT, NO_VCPU, EventFlag, Kind, Outcome
+from s2pt.trace.events import NO_VCPU, EventFlag, Kind, Outcome
 from s2pt.trace.files import fail
 from s2pt.trace.ftrace import MARK_EVENTS, Line, hex_after, key_values
-from s2pt.trace.host import HostMemory
+from s2pt.trace.records import Key, Row, to_records
 from s2pt.trace.sidecar import CsvRow, Dump, TableShape, prot_bits
 from s2pt.trace.slots import SlotEvent, Slots
 
@@ -53,9 +53,6 @@ _SILENT = frozenset(
 )
 """Lines that change no table (`memslot`: the sidecar's timeline says it)."""
 
-Key = tuple[int, int]
-"""Place of a record: the item that caused it, and its rank within that item."""
-
 
 def is_write(esr: int) -> bool:
     """Whether KVM takes a fault for a write: WnR of a data abort; of a stage-1 walk only if it lacked permission."""
@@ -65,21 +62,10 @@ def is_write(esr: int) -> bool:
 
 
 @dataclass(slots=True)
-class _Row:
-    """One record while it is made: its place, and the fields that are not zero."""
-
-    key: Key
-    kind: Kind
-    time_us: int
-    fields: dict[str, int] = field(default_factory=dict)
-    partner: _Row | None = None
-
-
-@dataclass(slots=True)
 class _Open:
     """A fault whose handling has not been seen to end."""
 
-    row: _Row
+    row: Row
     csv: CsvRow | None
     call: Line | None = None
     interrupted: tuple[Key, int] | None = None
@@ -133,12 +119,13 @@ class Builder:
         self.marks: list[tuple[int, str]] = []
         self.notes: list[str] = []
         self._slots = Slots()
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
         self._open: dict[int, _Open] = {}
         self._calls: dict[int, Line] = {}  # a host thread's own map call, until it returns
         self._faults = 0
         self._disagree = 0
         self._unknown: Counter[str] = Counter()
+        self._alone: Counter[str] = Counter()
         self._at = 0
 
     # --- the stream ------------------------------------------------------------------------------------------------
@@ -177,14 +164,18 @@ class Builder:
         for tid in list(self._open):
             self._close(tid)
         if self.csv is not None and self._faults != len(self.csv):
-            fail(self.csv_name, len(self.csv) + 1, f"expected {self._faults:,} faults as in the trace, found {len(self.csv):,}")
+            expected = f"{self._faults:,} faults as in the trace"
+            fail(self.csv_name, len(self.csv) + 1, f"expected {expected}, found {len(self.csv):,}")
         self.notes += [f"{count:,} {event} lines are not understood" for event, count in self._unknown.items()]
+        self.notes += [f"{count:,} {event} lines belong to no fault" for event, count in self._alone.items()]
         if self._disagree:
-            self.notes.append(f"{self._disagree:,} faults have another outcome in {self.csv_name} than in the table calls")
-        return self._records()
+            self.notes.append(
+                f"{self._disagree:,} faults have other outcomes in {self.csv_name} than in the table calls"
+            )
+        return to_records(self._rows, self.dumps, self.shape, self.huge)
 
-    def _add(self, kind: Kind, line: Line | None, *, rank: int = 0, **fields: int) -> _Row:
-        row = _Row((self._at, rank), kind, line.time_us if line else 0, fields)
+    def _add(self, kind: Kind, line: Line | None, *, rank: int = 0, **fields: int) -> Row:
+        row = Row((self._at, rank), kind, line.time_us if line else 0, fields)
         if line is not None:
             fields.setdefault("tid", line.tid)
             fields.setdefault("vcpu", NO_VCPU)
@@ -231,9 +222,7 @@ class Builder:
         vcpu = self.vcpus.setdefault(line.tid, max(self.vcpus.values(), default=-1) + 1)
         csv = self._csv_row(line, ipa, esr)
         slot = self._slots.at(ipa)
-        row = self._add(
-            Kind.FAULT, line, vcpu=vcpu, ipa=ipa, esr=esr, far=far, slot=slot.id if slot else -1
-        )
+        row = self._add(Kind.FAULT, line, vcpu=vcpu, ipa=ipa, esr=esr, far=far, slot=slot.id if slot else -1)
         opened = _Open(row, csv)
         if slot is None or (slot.read_only and is_write(esr)):
             self._handled(opened, (self._at, 1), line.time_us, line.time_us, Outcome.MMIO)
@@ -257,8 +246,9 @@ class Builder:
         opened = self._open.get(line.tid)
         page = self.shape.page_size
         if opened is None or opened.row.fields["ipa"] // page != ipa // page:
-            fail(line.file, line.number, f"expected a kvm_guest_fault of thread {line.tid} for IPA {ipa:#x} before this line")
-        opened.row.fields["flags"] = opened.row.fields.get("flags", 0) | EventFlag.ACCESS_LINE
+            self._alone[line.event] += 1
+        else:
+            opened.row.fields["flags"] = opened.row.fields.get("flags", 0) | EventFlag.ACCESS_LINE
 
     def _call(self, line: Line) -> None:
         opened = self._open.get(line.tid)
@@ -292,8 +282,9 @@ class Builder:
         opened = self._open.pop(line.tid, None)
         (addr,) = key_values(line, "addr")
         if opened is None:
-            fail(line.file, line.number, f"expected a kvm_guest_fault of thread {line.tid} before this line")
-        self._handled(opened, (self._at, 0), line.time_us, line.time_us, Outcome.YOUNG, map_ipa=addr)
+            self._alone[line.event] += 1
+        else:
+            self._handled(opened, (self._at, 0), line.time_us, line.time_us, Outcome.YOUNG, map_ipa=addr)
 
     def _close(self, tid: int) -> None:
         """End a fault for which no table call was seen."""
@@ -311,15 +302,13 @@ class Builder:
             young = opened.row.fields.get("flags", 0) & EventFlag.ACCESS_LINE
             self._handled(opened, key, time_us, time_us, Outcome.YOUNG if young else Outcome.UNKNOWN)
 
-    def _handled(
-        self, opened: _Open, key: Key, time_us: int, begin_us: int, outcome: Outcome, **fields: int
-    ) -> None:
+    def _handled(self, opened: _Open, key: Key, time_us: int, begin_us: int, outcome: Outcome, **fields: int) -> None:
         fault = opened.row
         if opened.csv is not None and opened.csv.outcome not in (outcome, Outcome.UNKNOWN):
             self._disagree += 1
         copied = {name: fault.fields[name] for name in ("vcpu", "tid", "ipa", "esr", "far", "slot")}
         copied["flags"] = fault.fields.get("flags", 0)
-        row = _Row(key, Kind.HANDLED, time_us, {**copied, **fields, "outcome": outcome, "begin_us": begin_us}, fault)
+        row = Row(key, Kind.HANDLED, time_us, {**copied, **fields, "outcome": outcome, "begin_us": begin_us}, fault)
         fault.partner = row
         self._rows.append(row)
 
@@ -394,56 +383,9 @@ class Builder:
             return
         page = self.shape.page_size
         low, high = (mask & -mask).bit_length() - 1, mask.bit_length()
-        self._add(
-            Kind.CLEAR_LOG, line, slot=slot_id, ipa=slot.ipa + (offset + low) * page, size=(high - low) * page
-        )
+        self._add(Kind.CLEAR_LOG, line, slot=slot_id, ipa=slot.ipa + (offset + low) * page, size=(high - low) * page)
 
     def _destroyed(self, line: Line) -> None:
         # Tables that other, short-lived VMs of the process had before the guest ran are none of ours.
         if self._faults:
             self._add(Kind.DESTROY, line)
-
-    # --- records ---------------------------------------------------------------------------------------------------
-
-    def _records(self) -> npt.NDArray[np.void]:
-        rows = sorted(self._rows, key=lambda row: row.key)
-        place = {id(row): index for index, row in enumerate(rows)}
-        records = np.zeros(len(rows), EVENT)
-        for name in EVENT.names or ():
-            if name not in ("time_us", "kind", "begin_us", "ref", "pa", "host_size"):
-                default = -1 if name == "slot" else 0
-                records[name] = [row.fields.get(name, default) for row in rows]
-        records["time_us"] = [row.time_us for row in rows]
-        records["begin_us"] = [row.fields.get("begin_us", row.time_us) for row in rows]
-        records["kind"] = [row.kind for row in rows]
-        records["ref"] = [place[id(row.partner)] if row.partner else row.fields.get("ref", -1) for row in rows]
-        self._fill_backing(rows, records)
-        return records
-
-    def _fill_backing(self, rows: list[_Row], records: npt.NDArray[np.void]) -> None:
-        """Work out `pa` and `host_size` of each fault, in the order of time."""
-        host = HostMemory(self.shape.page_size, self.shape.block_size, self.huge)
-        next_dump = 0
-        found: dict[int, tuple[int, int, int]] = {}
-        for index, row in enumerate(rows):
-            fields = row.fields
-            if row.kind is Kind.DUMP:
-                next_dump += 1
-            elif row.kind is Kind.UNMAP:
-                host.taken_back(fields["ipa"], fields["size"])
-            elif row.kind is Kind.HANDLED or row.kind is Kind.MAP:
-                later = self.dumps[next_dump].pagemap if next_dump < len(self.dumps) else None
-                at = fields.get("ipa", fields.get("map_ipa", 0))
-                size = fields.get("map_size", 0)
-                recorded = fields["map_pa"] + at - fields["map_ipa"] if fields.get("map_pa") else None
-                pa, host_size, read_only = host.look(at, recorded, later)
-                if recorded is not None and fields.get("ret", 0) == 0:
-                    host.mapped(fields["map_ipa"], size, fields["map_pa"])
-                flags = (EventFlag.NO_PA if pa is None else 0) | (EventFlag.HOST_READ_ONLY if read_only else 0)
-                found[index] = (pa or 0, host_size, flags)
-                if row.kind is Kind.MAP and recorded is None and pa is not None:
-                    records["map_pa"][index] = pa
-        for index, (pa, host_size, flags) in found.items():
-            for at in (index, records["ref"][index]) if rows[index].kind is Kind.HANDLED else (index,):
-                records["pa"][at], records["host_size"][at] = pa, host_size
-                records["flags"][at] |= np.uint64(flags)

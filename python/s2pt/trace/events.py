@@ -28,7 +28,7 @@ class Kind(IntEnum):
     FAULT = 1
     """The MMU refused an access: `vcpu`, `ipa`, `esr`, `far`."""
     HANDLED = 2
-    """KVM is done with the fault at row `ref`: `outcome`, and where known `map_ipa` ... `ret`; also `pa`, `host_size`."""
+    """KVM is done with the fault at row `ref`: `outcome`; where known `map_ipa` ... `ret`; also `pa`, `host_size`."""
     UNMAP = 3
     """The host takes `size` bytes from `ipa` back."""
     AGE = 4
@@ -48,7 +48,7 @@ class Kind(IntEnum):
     DESTROY = 11
     """The VM's table is taken down."""
     CLEAR_LOG = 12
-    """User space took dirty bits of `slot` out of the bitmap; the `WRPROTECT` that follows from it is its own record."""
+    """User space took dirty bits of `slot` out of the bitmap; the `WRPROTECT` that follows is its own record."""
 
 
 class Outcome(IntEnum):

@@ -23,6 +23,7 @@ _LINE = re.compile(
     r"\s*(?P<task>.+)-(?P<tid>\d+)\s+(?:\(\s*[\d-]+\)\s+)?\[(?P<cpu>\d+)\]\s+(?:\S+\s+)?"
     r"(?P<s>\d+)\.(?P<us>\d{6}): (?P<event>\w+): ?(?P<text>.*)"
 )
+_HEADER = "'# entries-in-buffer/entries-written: N/N'"
 _ENTRIES = re.compile(r"#\s*entries-in-buffer/entries-written:\s*(\d+)/(\d+)")
 _LOST = re.compile(r"CPU:(\d+) \[LOST (\d+) EVENTS\]")
 
@@ -78,7 +79,7 @@ def read_ftrace(path: Path, *, allow_lost: bool = False) -> tuple[list[Line], li
                     _lost(name, number, f"{written - announced:,} of {written:,} events were lost", allow_lost, notes)
             continue
         if announced is None:
-            fail(name, number, f"expected ftrace's header '# entries-in-buffer/entries-written: N/N', found {shown(row)}")
+            fail(name, number, f"expected {_HEADER} first, found {shown(row)}")
         lost = _LOST.match(row)
         if lost:
             _lost(name, number, f"{lost[2]} events of CPU {lost[1]} were lost", allow_lost, notes)
@@ -93,7 +94,7 @@ def read_ftrace(path: Path, *, allow_lost: bool = False) -> tuple[list[Line], li
         previous = time_us
         lines.append(Line(time_us, int(match["tid"]), match["event"], match["text"], name, number))
     if announced is None:
-        fail(name, len(rows) or 1, "expected ftrace's header '# entries-in-buffer/entries-written: N/N', found no line")
+        fail(name, len(rows) or 1, f"expected {_HEADER} first, found no such line")
     if len(lines) < announced:
         fail(name, len(rows), f"expected {announced:,} events, found {len(lines):,}: the file is cut off")
     if len(lines) > announced:
@@ -111,13 +112,12 @@ def _seconds(time_us: int) -> str:
     return f"{time_us // 1_000_000}.{time_us % 1_000_000:06}"
 
 
-_PAIR = re.compile(r"(\w+)=(\S+)")
 _HEX = re.compile(r"(?:0x)?[0-9a-f]+")
 
 
 def key_values(line: Line, *keys: str) -> list[int]:
     """Take the numbers named `keys` out of a kprobe's ``key=value`` text, decimal or with 0x."""
-    found = dict(_PAIR.findall(line.text))
+    found = dict(word.split("=", 1) for word in line.text.split() if "=" in word)
     values = []
     for key in keys:
         text = found.get(key)

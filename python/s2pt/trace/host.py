@@ -36,20 +36,23 @@ class Pagemap:
         """Whether the host page at `pa` lies behind more than one guest page."""
         return pa in self._shared
 
-    def contiguous(self, ipa: int, size: int) -> bool:
-        """Whether the `size` bytes around `ipa`, aligned to `size`, are one aligned piece of host memory."""
+    def in_line(self, ipa: int, size: int) -> tuple[int, int]:
+        """Count, of the `size` bytes around `ipa`, aligned to `size`, those present and those in line with `ipa`.
+
+        A byte is in line if its host address is as far from that of `ipa` as the byte is from `ipa`.
+        """
         base = ipa - ipa % size
-        first = self.pa(base)
-        if first is None or first % size:
-            return False
-        at, end = base, base + size
-        while at < end:
-            index = bisect_right(self._starts, at) - 1
-            start, pa, length = self.runs[index]
-            if at >= start + length or pa + at - start != first + at - base:
-                return False
-            at = start + length
-        return True
+        pa_at = self.pa(ipa)
+        present = same = 0
+        index = max(bisect_right(self._starts, base) - 1, 0)
+        for start, pa, length in self.runs[index:]:
+            if start >= base + size:
+                break
+            part = min(start + length, base + size) - max(start, base)
+            if part > 0:
+                present += part
+                same += part if pa_at is not None and pa - start == pa_at - ipa else 0
+        return present, same
 
 
 class HostMemory:
@@ -71,7 +74,7 @@ class HostMemory:
         self._previous: dict[int, int] = {}  # block IPA -> PA before the whole block was taken back
 
     def mapped(self, ipa: int, size: int, pa: int) -> None:
-        """A recorded call mapped `size` bytes of host memory at `pa`."""
+        """Note that a recorded call mapped `size` bytes of host memory at `pa`."""
         if size < self.block:
             self._known[ipa] = pa
         else:
@@ -81,7 +84,7 @@ class HostMemory:
                     self._known.pop(ipa + offset + page, None)
 
     def taken_back(self, ipa: int, size: int) -> None:
-        """The host took `size` bytes back."""
+        """Note that the host took `size` bytes back."""
         end = ipa + size
         base = ipa - ipa % self.block
         while base < end:
@@ -141,7 +144,8 @@ class HostMemory:
             # The whole block went away and the same memory is back: the host only split its mapping of it.
             self._split.add(base)
             return self.page
-        if pa == dumped and later is not None and not later.contiguous(ipa, self.block):
-            # Holes that are there at the dump need not have been there now; but nothing split the block until now.
-            return self.block if base in self._blocks else self.page
+        if pa == dumped and later is not None:
+            # A huge page may have got holes until the dump, but what is left of it is still in line.
+            present, same = later.in_line(ipa, self.block)
+            return self.block if 2 * same > present and same > self.page else self.page
         return self.block

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ class Trace:
 
     def of_kind(self, kind: Kind) -> npt.NDArray[np.void]:
         """Give the events of one kind (a copy)."""
-        return self.events[self.events["kind"] == kind]
+        chosen: npt.NDArray[np.void] = self.events[self.events["kind"] == kind]
+        return chosen
 
     @property
     def faults(self) -> npt.NDArray[np.void]:
@@ -164,9 +166,10 @@ def _vcpus(where: str, about: dict[str, Any]) -> dict[int, int]:
 
 def _merge(slots: list[SlotEvent], lines: list[Line], calls: list[Line]) -> list[Line | SlotEvent]:
     """Merge three streams by time; at the same microsecond slots come first, then tracepoints, then table calls."""
-    streams: list[list[tuple[int, int, int, Line | SlotEvent]]] = [
+    ordered: list[Sequence[Line | SlotEvent]] = [sorted(slots, key=lambda event: event.time_us), lines, calls]
+    streams = [
         [(item.time_us, rank, number, item) for number, item in enumerate(stream)]
-        for rank, stream in enumerate((sorted(slots, key=lambda event: event.time_us), lines, calls))
+        for rank, stream in enumerate(ordered)
     ]
     return [item for _, _, _, item in heapq.merge(*streams)]
 

@@ -1,4 +1,4 @@
-"""What stands beside the text: slots, vCPU threads, kernel (TAG.json), outcomes (TAG.faults.csv), dumps (TAG.DUMP.*)."""
+"""What stands beside the text: slots, vCPU threads, kernel (TAG.json), outcomes (TAG.faults.csv), dumps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s2pt.trace.events import LEAF, Outcome, SlotChange
-from s2pt.trace.files import beside, fail, read_json, read_lines
+from s2pt.trace.files import beside, fail, read_json, read_lines, shown
 from s2pt.trace.host import Pagemap
 from s2pt.trace.slots import Slot, SlotEvent
 
@@ -25,7 +25,8 @@ _CHANGES = {
     "FLAGS_ONLY": SlotChange.FLAGS,
 }
 _CSV_OUTCOMES = {"map": Outcome.MAP, "relax": Outcome.RELAX, "mmio": Outcome.MMIO, "no map (retry)": Outcome.RETRY}
-CSV_FIELDS = "t,vcpu,tid,l1cpu,ipa,hsr,far,pc,outcome,map_addr,map_size,map_pa,prot,ret".split(",")
+_COLUMNS = "t,vcpu,tid,l1cpu,ipa,hsr,far,pc,outcome,map_addr,map_size,map_pa,prot,ret"
+CSV_FIELDS = tuple(_COLUMNS.split(","))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,8 @@ def slot_events(where: str, about: dict[str, Any]) -> list[SlotEvent]:
             )
             events.append(SlotEvent(round(float(entry["t"]) * 1e6), _CHANGES[entry["change"]], slot))
         except (KeyError, TypeError, ValueError) as error:
-            fail(where, None, f"memslot_timeline[{number}]: expected t, change, slot, flags, gpa, size, hva: {_wrong(error)}")
+            fields = "t, change, slot, flags, gpa, size, hva"
+            fail(where, None, f"memslot_timeline[{number}]: expected {fields}: {_wrong(error)}")
     return events
 
 
@@ -208,8 +210,8 @@ def read_csv(path: Path, kernel: tuple[int, int]) -> list[CsvRow]:
         lines.pop()
     reader = csv.reader(lines)
     header = next(reader, None)
-    if header != CSV_FIELDS:
-        fail(path.name, 1, f"expected the columns {','.join(CSV_FIELDS)}, found {','.join(header or [])!r}")
+    if tuple(header or ()) != CSV_FIELDS:
+        fail(path.name, 1, f"expected the columns {_COLUMNS}, found {shown(','.join(header or []))}")
     rows = []
     for line, fields in enumerate(reader, 2):
         if len(fields) != len(CSV_FIELDS):

@@ -1,14 +1,14 @@
 """Runs of snapshots that carry their own trace: KVM's self tests, stopped and dumped after each phase.
 
 Each snapshot ``PREFIX_STAGE.json`` holds the table, the slots, and every tracepoint since the snapshot before. Slot
-changes and write protection have no tracepoint and no kprobe here, but the test programs are known: what they do between
-two phases follows from the name of the phase and from the command line. Such events are marked `EventFlag.INFERRED`.
+changes and write protection have no tracepoint and no kprobe here, but the test programs are known: what they do
+between two phases follows from the phase's name and from the command line. Such events are `EventFlag.INFERRED`.
 
 ===================  ==================================================================================================
 dirty_log_perf_test  logging on before ``logging_enabled``; with ``-g`` (no manual protect) that protects each slot
                      whole, and before ``iterN_cleared`` the log is fetched, which protects each 64-page word from its
-                     lowest to its highest dirty page. Without ``-g`` the bitmap starts all ones, nothing is protected at
-                     first, and clearing protects the words.
+                     lowest to its highest dirty page. Without ``-g`` the bitmap starts all ones, nothing is protected
+                     at first, and clearing protects the words.
 kvm_page_table_test  logging on before ``pt_logging`` (protects the slot whole), off before ``pt_adjusted``
 ===================  ==================================================================================================
 """
@@ -95,7 +95,8 @@ def _stages(folder: Path, prefix: str) -> list[tuple[str, dict[str, Any]]]:
 
 def _rank(prefix: str, stage: str) -> tuple[int, int]:
     """Place of a phase in its test."""
-    fixed = ["populated", "pt_created", "logging_enabled", "pt_logging", "", "pt_updated", "pt_adjusted", "logging_disabled"]
+    dirty_log = ["populated", "logging_enabled", "", "logging_disabled"]
+    fixed = ["pt_created", "pt_logging", "pt_updated", "pt_adjusted"] if stage.startswith("pt_") else dirty_log
     match = re.fullmatch(r"iter(\d+)_(dirtied|cleared)", stage)
     if match:
         return fixed.index(""), 2 * int(match[1]) + (match[2] == "cleared")
@@ -152,7 +153,7 @@ class _Run:
             vcpus=len(builder.vcpus),
             shape=self.shape,
             has_calls=False,
-            notes=tuple(["slot changes and write protection follow from the phases of the test", *builder.notes]),
+            notes=("slot changes and write protection follow from the phases of the test", *builder.notes),
         )
 
     def _lines(self, name: str, about: dict[str, Any]) -> list[Line]:
@@ -234,5 +235,3 @@ class _Run:
         for slot in self.slots.values():
             if ipa in slot and slot.flags & LOG_DIRTY:
                 self.dirty[slot.id].add((ipa - slot.ipa) // self.shape.page_size)
-
-
