@@ -67,9 +67,8 @@ def read_ftrace(path: Path, *, allow_lost: bool = False) -> tuple[list[Line], li
     announced: int | None = None
     previous = 0
     rows = read_lines(path)
-    whole = bool(rows) and rows[-1] == ""
-    if whole:
-        rows.pop()
+    if rows.pop() != "":
+        fail(name, len(rows) + 1, "expected a whole line, found the end of the file: it is cut off")
     for number, row in enumerate(rows, 1):
         if row.startswith("#"):
             match = _ENTRIES.match(row)
@@ -86,8 +85,7 @@ def read_ftrace(path: Path, *, allow_lost: bool = False) -> tuple[list[Line], li
             continue
         match = _LINE.fullmatch(row)
         if match is None:
-            what = "a whole line" if number == len(rows) and not whole else "'TASK-TID [CPU] FLAGS TIME: EVENT: TEXT'"
-            fail(name, number, f"expected {what}, found {shown(row)}")
+            fail(name, number, f"expected 'TASK-TID [CPU] FLAGS TIME: EVENT: TEXT', found {shown(row)}")
         time_us = int(match["s"]) * 1_000_000 + int(match["us"])
         if time_us < previous:
             fail(name, number, f"expected a time from {_seconds(previous)} on, found {_seconds(time_us)}")
