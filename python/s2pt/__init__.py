@@ -1,1 +1,101 @@
-"""The Arm stage-2 page table as a library."""
+"""The Arm stage-2 page table as a library: many threads change one live table at once, without a writer lock.
+
+Examples
+--------
+>>> from s2pt import Prot, Stage2
+>>> s2 = Stage2(ipa_bits=40)  # 4 KiB granule: two concatenated root pages
+>>> s2.map(0x8000_0000, "2MiB", pa=0x4000_0000, prot=Prot.RW)
+Mapped(bytes=2MiB, kept=0B)
+>>> s2.translate(0x8000_1234)
+Translation(pa=0x40001234, level=2, prot=RW, memtype=NORMAL)
+>>> s2.write_protect(0x8000_0000, 4096)  # one page of the block: the other 511 keep their translation
+Changed(leaves=1, bytes=4KiB)
+>>> s2[0x8000_0000]
+Mapping(ipa=0x80000000, size=4KiB, pa=0x40000000, level=3, prot=R, memtype=NORMAL, af=True, raw=0x4000004000077f)
+>>> s2[0x9000_0000]
+Traceback (most recent call last):
+    ...
+s2pt.errors.NotMappedError: nothing is mapped at 0x90000000 (the walk ends at level 2)
+>>> hex(s2.vtcr)
+'0x802d3558'
+"""
+
+from __future__ import annotations
+
+from s2pt._core import Stage2
+from s2pt.errors import (
+    AccessFlagFault,
+    AddressError,
+    AddressSizeFault,
+    Again,
+    AlignmentError,
+    AttributesError,
+    ClosedError,
+    ConflictError,
+    Fault,
+    GeometryError,
+    ImageError,
+    LevelError,
+    NotMappedError,
+    OutOfFramesError,
+    PermissionFault,
+    S2ptError,
+    SizeError,
+    TraceError,
+    TranslationFault,
+)
+from s2pt.types import (
+    Access,
+    Backing,
+    Blocks,
+    Changed,
+    Entry,
+    Existing,
+    Geometry,
+    Mapped,
+    Mapping,
+    MemType,
+    Policy,
+    Prot,
+    Stats,
+    Translation,
+    parse_size,
+)
+
+__all__ = [
+    "Access",
+    "AccessFlagFault",
+    "AddressError",
+    "AddressSizeFault",
+    "Again",
+    "AlignmentError",
+    "AttributesError",
+    "Backing",
+    "Blocks",
+    "Changed",
+    "ClosedError",
+    "ConflictError",
+    "Entry",
+    "Existing",
+    "Fault",
+    "Geometry",
+    "GeometryError",
+    "ImageError",
+    "LevelError",
+    "Mapped",
+    "Mapping",
+    "MemType",
+    "NotMappedError",
+    "OutOfFramesError",
+    "PermissionFault",
+    "Policy",
+    "Prot",
+    "S2ptError",
+    "SizeError",
+    "Stage2",
+    "Stats",
+    "TraceError",
+    "Translation",
+    "TranslationFault",
+    "parse_size",
+]

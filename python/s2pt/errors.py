@@ -16,6 +16,7 @@ __all__ = [
     "Again",
     "AlignmentError",
     "AttributesError",
+    "ClosedError",
     "ConflictError",
     "Fault",
     "GeometryError",
@@ -54,6 +55,8 @@ class S2ptError(Exception):
 
     ipa: int | None
     level: int | None
+    index: int | None = None
+    """In a call on whole arrays: which element was refused."""
 
     def __init__(self, message: str = "", ipa: int | None = None, level: int | None = None) -> None:
         super().__init__(message)
@@ -87,6 +90,10 @@ class GeometryError(S2ptError, ValueError):
 
 class AttributesError(S2ptError, ValueError):
     """Attributes contradict each other (device memory with execute), or the table's format has no room for them."""
+
+
+class ClosedError(S2ptError, ValueError):
+    """The object was closed, and the call came after that."""
 
 
 class NotMappedError(S2ptError, KeyError):

@@ -1,9 +1,36 @@
-//! The Python extension module `s2pt._core`: parses arguments, detaches, calls the crate, converts results.
+//! The Python extension module `s2pt._core`: parse, detach, call, convert. It holds no logic of its own.
+//!
+//! Everything of PyO3 is in this folder. Arguments become plain values in `convert.rs`, results the dataclasses of
+//! `s2pt/types.py` in `types.rs`, errors the exceptions of `s2pt/errors.py` in `error.rs`.
 
-use pyo3::prelude::*;
+mod batch;
+mod change;
+mod convert;
+mod error;
+mod events;
+mod leaves;
+mod query;
+mod sink;
+mod stage2;
+mod types;
 
-/// The private extension module behind the Python package `s2pt`.
-#[pymodule]
-fn _core(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+/// The private extension module behind the package `s2pt`.
+#[pyo3::pymodule(gil_used = false)]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::query::LeafIterator;
+    #[pymodule_export]
+    use super::stage2::PyStage2;
+
+    /// Imports what calls need later, so that a broken installation fails at import.
+    #[pymodule_init]
+    fn initialise(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        py.import("numpy")?;
+        super::error::initialise(py)?;
+        super::types::initialise(py)?;
+        module.add("LEAF_DTYPE", super::leaves::dtype(py)?)
+    }
 }

@@ -1,0 +1,45 @@
+"""What a recording table says about its maintenance: `Event`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["Event"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Event:
+    """One step that an operation took.
+
+    Attributes
+    ----------
+    sequence : int
+        Its place in the order of all steps of the table.
+    thread : int
+        Which thread took it; threads are numbered in the order in which they first did something.
+    kind : str
+        ``"store"``, ``"tlbi_ipa"``, ``"tlbi_range"``, ``"tlbi_vmid"``, ``"tlbi_stage1"``, ``"dsb"``, ``"isb"``,
+        ``"cache_data"``, ``"cache_instruction"``, ``"allocate"``, ``"retire"``, ``"free"`` or ``"publish"``.
+    fields : dict
+        What belongs to a step of this kind: ``entry``, ``old``, ``new`` and ``release`` of a store; ``ipa``, ``pages``,
+        ``level`` and ``scope`` of a TLBI; ``domain`` of a DSB; ``pa`` and ``size`` of a cache operation; ``frame`` and
+        ``level`` of a table frame.
+
+    Examples
+    --------
+    >>> Event(7, 0, "tlbi_ipa", {"ipa": 0x8000_0000, "level": 2, "scope": "broadcast"})
+    Event(7, thread=0, tlbi_ipa ipa=0x80000000 level=2 scope=broadcast)
+    """
+
+    sequence: int
+    thread: int
+    kind: str
+    fields: Mapping[str, int | str | bool | None]
+
+    def __repr__(self) -> str:
+        parts = [self.kind]
+        for name, value in self.fields.items():
+            number = isinstance(value, int) and not isinstance(value, bool) and name not in ("level", "pages")
+            parts.append(f"{name}={value:#x}" if number else f"{name}={value}")
+        return f"Event({self.sequence}, thread={self.thread}, {' '.join(parts)})"

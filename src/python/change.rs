@@ -1,0 +1,341 @@
+//! `Stage2`: the calls that change the table.
+
+use pyo3::prelude::*;
+
+use super::convert::{ExistingArg, IpaArg, LevelArg, MemTypeArg, PaArg, ProtArg, SizeArg, SoftwareArg};
+use super::stage2::PyStage2;
+use super::{error, types};
+use crate::arch::{Attrs, Level, MemType, Prot};
+use crate::table::{Existing, MapOptions};
+
+/// The attributes that the keyword arguments say.
+pub fn attrs(prot: Option<ProtArg>, memtype: Option<MemTypeArg>, software: Option<SoftwareArg>, af: bool) -> Attrs {
+    Attrs {
+        memtype: memtype.map_or(MemType::Normal, |memtype| memtype.0),
+        software: software.map_or(0, |software| software.0),
+        af,
+        ..Attrs::new(prot.map_or(Prot::RW, |prot| prot.0))
+    }
+}
+
+/// The options of a map that the keyword arguments say.
+pub fn options(existing: Option<ExistingArg>, largest: Option<LevelArg>, over_tables: bool) -> MapOptions {
+    MapOptions {
+        existing: existing.map_or(Existing::Replace, |existing| existing.0),
+        largest: largest.map(|level| level.0),
+        over_tables,
+    }
+}
+
+#[pymethods]
+impl PyStage2 {
+    /// Map `size` bytes from `ipa` to `pa`, with the largest leaves that fit.
+    ///
+    /// A leaf fits an entry when the range covers the whole entry, its output is aligned to the entry's size, and a
+    /// leaf may stand at its level. A change to a part of a block splits it; the rest keeps its translation.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa, pa : int
+    ///     Bytes, multiples of the page size.
+    /// size : int or str
+    ///     Bytes, a multiple of the page size, not zero; or a text such as ``"2MiB"``.
+    /// prot : Prot
+    ///     What every leaf allows.
+    /// memtype : MemType or str
+    ///     The memory type of every leaf.
+    /// existing : Existing or str
+    ///     ``"replace"``: what is mapped makes way; what translates as wanted already is left alone.
+    ///     ``"keep"``: what is mapped stays, the holes are filled.
+    ///     ``"error"``: anything mapped in the range is a conflict, and nothing is mapped.
+    /// largest : int, optional
+    ///     The smallest level number at which a leaf may be made: 3 forces pages. None is as the geometry allows.
+    /// software : int
+    ///     The bits kept for software, 0..15.
+    /// af : bool
+    ///     The access flag.
+    /// over_tables : bool
+    ///     With ``"keep"``: a leaf that fits may take the place of a table.
+    ///
+    /// Returns
+    /// -------
+    /// Mapped
+    ///     How many bytes were written and how many were left as they were.
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError, AddressError, LevelError, AttributesError
+    ///     An argument is wrong.
+    /// Again
+    ///     ``"keep"``, and there was no hole.
+    /// ConflictError
+    ///     ``"error"``, and a leaf was found: the error has its first IPA in the range, and its level.
+    /// OutOfFramesError
+    ///     Too few frames for the tables to be made.
+    ///
+    /// Notes
+    /// -----
+    /// After an exception nothing has changed. Maintenance: what is new costs one DSB ISHST; where a valid leaf makes
+    /// way for another output, size or type, break-before-make with a broadcast TLBI; where permissions change in
+    /// place, a broadcast TLBI if one is taken away.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.map(0x4000_0000, "1GiB", pa=0x8000_0000)
+    /// Mapped(bytes=1GiB, kept=0B)
+    /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000, existing="keep")
+    /// Traceback (most recent call last):
+    ///     ...
+    /// s2pt.errors.Again: 0x40000000 is being changed by a peer, or was changed first (level 1): try again
+    #[pyo3(signature = (
+        ipa, size, pa, prot = None, *, memtype = None, existing = None, largest = None, software = None, af = true,
+        over_tables = false
+    ), text_signature = "($self, ipa, size, pa, prot=Prot.RW, *, memtype=MemType.NORMAL, existing='replace', \
+        largest=None, software=0, af=True, over_tables=False)")]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python method")]
+    fn map<'py>(
+        &self,
+        py: Python<'py>,
+        ipa: IpaArg,
+        size: SizeArg,
+        pa: PaArg,
+        prot: Option<ProtArg>,
+        memtype: Option<MemTypeArg>,
+        existing: Option<ExistingArg>,
+        largest: Option<LevelArg>,
+        software: Option<SoftwareArg>,
+        af: bool,
+        over_tables: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let attrs = attrs(prot, memtype, software, af);
+        let options = options(existing, largest, over_tables);
+        let done = self.with(py, size.0, |table| table.map(ipa.0, size.0, pa.0, &attrs, options))?;
+        types::mapped(py, &done.map_err(|refused| error::table(py, refused))?)
+    }
+
+    /// Unmap a range; return how many bytes of it were mapped.
+    ///
+    /// What is not mapped is skipped. A block of which only a part is in the range is split; tables that become empty
+    /// are unlinked and their frames freed after a grace period. When the call returns no CPU uses the translations any
+    /// more: one broadcast TLBI for each run of up to 512 entries.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Bytes, a multiple of the page size.
+    /// size : int or str
+    ///     Bytes, a multiple of the page size, not zero.
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError, AddressError
+    ///     An argument is wrong.
+    /// OutOfFramesError
+    ///     Too few frames to split a block.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.map(0x4000_0000, "1GiB", pa=0x8000_0000)
+    /// Mapped(bytes=1GiB, kept=0B)
+    /// >>> s2.unmap(0x4000_0000, 4096)
+    /// 4096
+    /// >>> s2.stats().leaves
+    /// {1: 0, 2: 511, 3: 511}
+    fn unmap(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<u64> {
+        let done = self.with(py, size.0, |table| table.unmap(ipa.0, size.0))?;
+        done.map_err(|refused| error::table(py, refused))
+    }
+
+    /// Give every leaf of a range exactly the permissions `prot`; what is not mapped is skipped.
+    ///
+    /// Returns
+    /// -------
+    /// Changed
+    ///     How many leaves were rewritten, and how many bytes of the range are mapped.
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError, AddressError
+    ///     An argument is wrong.
+    /// AttributesError
+    ///     Execute on device or non-cacheable memory, or half of it without FEAT_XNX.
+    /// NotMappedError
+    ///     Nothing in the range is mapped.
+    /// OutOfFramesError
+    ///     Too few frames to split a block of which a part is in the range.
+    ///
+    /// Notes
+    /// -----
+    /// Maintenance: one broadcast TLBI for what lost a permission, before the call returns.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.map(0x4000_0000, "4MiB", pa=0x8000_0000)
+    /// Mapped(bytes=4MiB, kept=0B)
+    /// >>> s2.protect(0x4000_0000, "2MiB", Prot.RX)
+    /// Changed(leaves=1, bytes=2MiB)
+    fn protect<'py>(&self, py: Python<'py>, ipa: IpaArg, size: SizeArg, prot: ProtArg) -> PyResult<Bound<'py, PyAny>> {
+        let done = self.with(py, size.0, |table| table.protect(ipa.0, size.0, prot.0))?;
+        types::changed(py, &done.map_err(|refused| error::table(py, refused))?)
+    }
+
+    /// Take the write permission from every leaf of a range; what is not mapped is skipped.
+    ///
+    /// Returns
+    /// -------
+    /// Changed
+    ///     How many leaves were rewritten, and how many bytes of the range are mapped.
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError, AddressError
+    ///     An argument is wrong.
+    /// OutOfFramesError
+    ///     Too few frames to split a block of which a part is in the range.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// Mapped(bytes=2MiB, kept=0B)
+    /// >>> s2.write_protect(0x4000_0000, 4096)
+    /// Changed(leaves=1, bytes=4KiB)
+    /// >>> s2.translate(0x4000_0000, "w")
+    /// Traceback (most recent call last):
+    ///     ...
+    /// s2pt.errors.PermissionFault: IPA 0x40000000: the level 3 leaf does not allow write
+    fn write_protect<'py>(&self, py: Python<'py>, ipa: IpaArg, size: SizeArg) -> PyResult<Bound<'py, PyAny>> {
+        let done = self.with(py, size.0, |table| table.write_protect(ipa.0, size.0))?;
+        types::changed(py, &done.map_err(|refused| error::table(py, refused))?)
+    }
+
+    /// Add the permissions `prot` to every leaf of a range; nothing is taken away, what is not mapped is skipped.
+    ///
+    /// Returns
+    /// -------
+    /// Changed
+    ///     How many leaves were rewritten, and how many bytes of the range are mapped.
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError, AddressError
+    ///     An argument is wrong.
+    /// AttributesError
+    ///     Execute on device or non-cacheable memory, or half of it without FEAT_XNX.
+    /// NotMappedError
+    ///     Nothing in the range is mapped.
+    /// OutOfFramesError
+    ///     Too few frames to split a block of which a part is in the range.
+    ///
+    /// Notes
+    /// -----
+    /// Maintenance: a TLBI on the calling core only; another core that still has the old entry faults once more.
+    fn relax<'py>(&self, py: Python<'py>, ipa: IpaArg, size: SizeArg, prot: ProtArg) -> PyResult<Bound<'py, PyAny>> {
+        let done = self.with(py, size.0, |table| table.relax(ipa.0, size.0, prot.0))?;
+        types::changed(py, &done.map_err(|refused| error::table(py, refused))?)
+    }
+
+    /// Set the access flag of every leaf of which a part is in the range.
+    ///
+    /// Returns
+    /// -------
+    /// Changed
+    ///     How many leaves were rewritten, and how many bytes of the range are mapped.
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError, AddressError
+    ///     An argument is wrong.
+    /// NotMappedError
+    ///     Nothing in the range is mapped.
+    fn mark_young<'py>(&self, py: Python<'py>, ipa: IpaArg, size: SizeArg) -> PyResult<Bound<'py, PyAny>> {
+        let done = self.with(py, size.0, |table| table.mark_young(ipa.0, size.0))?;
+        types::changed(py, &done.map_err(|refused| error::table(py, refused))?)
+    }
+
+    /// Whether a leaf of which a part is in the range has its access flag set.
+    fn test_young(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<bool> {
+        let young = self.with(py, size.0, |table| table.test_young(ipa.0, size.0))?;
+        young.map_err(|refused| error::table(py, refused))
+    }
+
+    /// Answer as `test_young`, and clear the flag of every such leaf.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa, size : int
+    ///     Bytes, multiples of the page size.
+    /// flush : bool
+    ///     Whether to invalidate the TLBs too, so that the next access sets the flag again. Without it the flag can stay
+    ///     clear as long as a TLB has the entry, as in KVM's ``kvm_test_age_gfn``.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// Mapped(bytes=2MiB, kept=0B)
+    /// >>> s2.test_and_clear_young(0x4000_0000, "2MiB"), s2.test_young(0x4000_0000, "2MiB")
+    /// (True, False)
+    #[pyo3(signature = (ipa, size, flush = false))]
+    fn test_and_clear_young(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg, flush: bool) -> PyResult<bool> {
+        let young = self.with(py, size.0, |table| table.test_and_clear_young(ipa.0, size.0, flush))?;
+        young.map_err(|refused| error::table(py, refused))
+    }
+
+    /// Split blocks until no leaf of the range is coarser than `level`; return how many blocks were split.
+    ///
+    /// What a block has outside the range stays as coarse as possible. A block that a split made and another split
+    /// counts like any other. Translations and attributes stay as they are.
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError, AddressError, LevelError
+    ///     An argument is wrong.
+    /// OutOfFramesError
+    ///     Too few frames: each split needs one.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.map(0x4000_0000, "1GiB", pa=0x8000_0000)
+    /// Mapped(bytes=1GiB, kept=0B)
+    /// >>> s2.split(0x4000_0000, "2MiB")
+    /// 2
+    /// >>> s2.stats().leaves
+    /// {1: 0, 2: 511, 3: 512}
+    #[pyo3(signature = (ipa, size, level = None), text_signature = "($self, ipa, size, level=3)")]
+    fn split(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg, level: Option<LevelArg>) -> PyResult<u64> {
+        let level = level.map_or(Level::L3, |level| level.0);
+        // A block in the range may be larger than the range says: its split is bounded by two tables a level.
+        let done = self.with(py, size.0, |table| table.split(ipa.0, size.0, level))?;
+        done.map_err(|refused| error::table(py, refused))
+    }
+
+    /// Make blocks of the tables in the range that map like one; return how many were made.
+    ///
+    /// A table becomes a block if the range covers it, a block may stand in its place, its entries are all leaves with
+    /// equal attributes (the access flag aside: the block is young if any leaf was), and their output is one contiguous
+    /// piece aligned to the block's size. Blocks so made may in turn make up a larger one, and all count.
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError, AddressError
+    ///     An argument is wrong.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000, largest=3)
+    /// Mapped(bytes=2MiB, kept=0B)
+    /// >>> s2.collapse(0x4000_0000, "2MiB")
+    /// 1
+    /// >>> s2[0x4000_0000].size
+    /// 2097152
+    fn collapse(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<u64> {
+        let done = self.with(py, size.0, |table| table.collapse(ipa.0, size.0))?;
+        done.map_err(|refused| error::table(py, refused))
+    }
+}

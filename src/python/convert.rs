@@ -1,0 +1,226 @@
+//! Python arguments to plain values: addresses, sizes, levels, permissions and choices.
+//!
+//! An address is anything with `__index__` (so numpy integers count); a `bool` is refused although it is an `int`, a
+//! `float` because it cannot carry 64 bits, and a negative number because no address is. A size may also be text
+//! such as `"2MiB"`; that one is read by `s2pt.types.parse_size`, so that there is one grammar. Messages name the
+//! argument in the words of the Arm manual and the value in hex.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
+
+use super::error;
+use crate::arch::{AccessKind, Granule, Ipa, Level, MemType, Pa, Prot};
+use crate::table::Existing;
+
+/// An intermediate physical address given by the caller.
+#[derive(Clone, Copy)]
+pub struct IpaArg(pub Ipa);
+
+/// A physical address given by the caller.
+#[derive(Clone, Copy)]
+pub struct PaArg(pub Pa);
+
+/// A number of bytes given by the caller, as an integer or as text with a unit.
+#[derive(Clone, Copy)]
+pub struct SizeArg(pub u64);
+
+/// A level of the table, as Arm counts them (-1..=3).
+#[derive(Clone, Copy)]
+pub struct LevelArg(pub Level);
+
+/// A granule, as its size.
+#[derive(Clone, Copy)]
+pub struct GranuleArg(pub Granule);
+
+/// Permissions: an `s2pt.Prot`, or the same bits as an integer.
+#[derive(Clone, Copy)]
+pub struct ProtArg(pub Prot);
+
+/// An `s2pt.MemType` or its text.
+#[derive(Clone, Copy)]
+pub struct MemTypeArg(pub MemType);
+
+/// An `s2pt.Access` or its text.
+#[derive(Clone, Copy)]
+pub struct AccessArg(pub AccessKind);
+
+/// An `s2pt.Existing` or its text.
+#[derive(Clone, Copy)]
+pub struct ExistingArg(pub Existing);
+
+/// The four software bits of a leaf.
+#[derive(Clone, Copy)]
+pub struct SoftwareArg(pub u8);
+
+/// A plain unsigned number: a count, a register, an entry.
+#[derive(Clone, Copy)]
+pub struct Number(pub u64);
+
+/// Implements `FromPyObject` by a function of the object.
+macro_rules! extract {
+    ($($arg:ident = $function:expr;)*) => {$(
+        impl<'py> FromPyObject<'_, 'py> for $arg {
+            type Error = PyErr;
+
+            fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+                $function(&obj).map(Self)
+            }
+        }
+    )*};
+}
+
+extract! {
+    IpaArg = |obj| unsigned("IPA", obj).map(Ipa::new);
+    PaArg = |obj| unsigned("PA", obj).map(Pa::new);
+    SizeArg = size;
+    LevelArg = level;
+    GranuleArg = granule;
+    ProtArg = prot;
+    MemTypeArg = |obj| choice(obj, "memtype", MEM_TYPES);
+    AccessArg = |obj| choice(obj, "access", ACCESSES);
+    ExistingArg = |obj| choice(obj, "existing", EXISTING);
+    SoftwareArg = software;
+    Number = |obj| unsigned("value", obj);
+}
+
+/// Texts of the memory types, in the words of `s2pt.MemType`.
+pub const MEM_TYPES: &[(&str, MemType)] = &[
+    ("device-nGnRnE", MemType::DeviceNGnRnE),
+    ("device-nGnRE", MemType::DeviceNGnRE),
+    ("device-nGRE", MemType::DeviceNGRE),
+    ("device-GRE", MemType::DeviceGRE),
+    ("normal-nc", MemType::NormalNc),
+    ("normal-wt", MemType::NormalWt),
+    ("normal", MemType::Normal),
+    ("as-stage1", MemType::AsStage1),
+];
+
+/// Texts of the accesses, in the words of `s2pt.Access`.
+pub const ACCESSES: &[(&str, AccessKind)] = &[
+    ("r", AccessKind::Read),
+    ("w", AccessKind::Write),
+    ("x", AccessKind::Execute),
+];
+
+const EXISTING: &[(&str, Existing)] = &[
+    ("replace", Existing::Replace),
+    ("keep", Existing::Keep),
+    ("error", Existing::Error),
+];
+
+/// The integer `obj` as an unsigned 64-bit value; `what` names it in the message when it is none.
+pub fn unsigned(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<u64> {
+    refuse_lookalikes(what, obj)?;
+    // Also takes anything with __index__.
+    obj.extract::<u64>().or_else(|_| {
+        let number = obj.call_method0(intern!(obj.py(), "__index__"))?;
+        let shown = number.call_method1(intern!(obj.py(), "__format__"), ("#x",))?;
+        let reason = if number.lt(0)? {
+            "is negative"
+        } else {
+            "does not fit in 64 bits"
+        };
+        Err(error::address(obj.py(), format!("{what} {shown} {reason}")))
+    })
+}
+
+/// A whole number in a small range; `refuse` says what is wrong with another one.
+pub fn small(what: &str, obj: &Bound<'_, PyAny>, refuse: impl FnOnce(String) -> PyErr) -> PyResult<u8> {
+    refuse_lookalikes(what, obj)?;
+    match obj.extract::<i64>().ok().and_then(|number| u8::try_from(number).ok()) {
+        Some(number) => Ok(number),
+        None => Err(refuse(format!("{what} {} is not in 0..255", short(obj)))),
+    }
+}
+
+/// Refuses what would convert silently but is no integer: `bool`, `float`, and everything without `__index__`.
+fn refuse_lookalikes(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+    if obj.is_exact_instance_of::<PyInt>() {
+        return Ok(());
+    }
+    let wrong = obj.is_instance_of::<PyBool>()
+        || obj.is_instance_of::<PyFloat>()
+        || !obj.hasattr(intern!(obj.py(), "__index__"))?;
+    if wrong {
+        let kind = obj.get_type();
+        let message = format!("{what} must be an integer, not {} ({})", kind.name()?, short(obj));
+        return Err(PyTypeError::new_err(message));
+    }
+    Ok(())
+}
+
+/// `repr(obj)`, cut to a length that fits in a message.
+pub fn short(obj: &Bound<'_, PyAny>) -> String {
+    let text = obj.repr().map_or_else(|_| String::from("?"), |repr| repr.to_string());
+    match text.char_indices().nth(60) {
+        Some((cut, _)) => format!("{}...", &text[..cut]),
+        None => text,
+    }
+}
+
+fn size(obj: &Bound<'_, PyAny>) -> PyResult<u64> {
+    static PARSE_SIZE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if !obj.is_instance_of::<PyString>() {
+        return unsigned("size", obj);
+    }
+    let py = obj.py();
+    PARSE_SIZE
+        .import(py, "s2pt.types", "parse_size")?
+        .call1((obj,))?
+        .extract()
+}
+
+fn level(obj: &Bound<'_, PyAny>) -> PyResult<Level> {
+    refuse_lookalikes("level", obj)?;
+    let number = obj.extract::<i64>().ok().and_then(|number| i8::try_from(number).ok());
+    number
+        .and_then(Level::new)
+        .ok_or_else(|| error::level(obj.py(), format!("level {} is not one of -1..3", short(obj))))
+}
+
+fn granule(obj: &Bound<'_, PyAny>) -> PyResult<Granule> {
+    let bytes = size(obj)?;
+    Granule::from_size(bytes).ok_or_else(|| {
+        error::geometry(
+            obj.py(),
+            format!("granule {bytes:#x} is not one of 0x1000, 0x4000, 0x10000"),
+        )
+    })
+}
+
+fn prot(obj: &Bound<'_, PyAny>) -> PyResult<Prot> {
+    let bits = unsigned("prot", obj)?;
+    match u8::try_from(bits) {
+        // Bits 4 to 7 are for the core to refuse.
+        Ok(bits) => Ok(Prot::from_bits_retain(bits)),
+        Err(_) => Err(error::attributes(
+            obj.py(),
+            format!("permission bits {bits:#x} are beyond 0xf"),
+        )),
+    }
+}
+
+fn software(obj: &Bound<'_, PyAny>) -> PyResult<u8> {
+    let bits = unsigned("software", obj)?;
+    u8::try_from(bits).map_err(|_| error::attributes(obj.py(), format!("software bits {bits:#x} are beyond 0xf")))
+}
+
+/// One of several words. The enumerations of `s2pt.types` are texts, so a member and its text are the same here.
+pub fn choice<T: Copy>(obj: &Bound<'_, PyAny>, what: &str, choices: &[(&str, T)]) -> PyResult<T> {
+    let Ok(text) = obj.cast::<PyString>() else {
+        return Err(PyTypeError::new_err(format!("{what} must be text, not {}", short(obj))));
+    };
+    let text = text.to_cow()?;
+    if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
+        return Ok(*value);
+    }
+    let words: Vec<String> = choices.iter().map(|(word, _)| format!("'{word}'")).collect();
+    Err(PyValueError::new_err(format!(
+        "{what} must be one of {}, not {}",
+        words.join(", "),
+        short(obj)
+    )))
+}

@@ -1,0 +1,167 @@
+//! The one place where errors of the core become Python exceptions.
+//!
+//! The exception classes live in `s2pt/errors.py`, so that the pure-Python model raises the same ones; they are
+//! imported once, when the extension module is. Each takes its message and, where they apply, `ipa` and `level`.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+use super::types;
+use crate::arch::{AccessKind, Fault, FaultKind, GeometryError, Ipa, Level};
+use crate::memory::ArenaError;
+use crate::table::Error;
+
+/// Declares the table of exception classes, imported together.
+macro_rules! classes {
+    ($($field:ident => $name:literal),* $(,)?) => {
+        struct Classes { $($field: Py<PyType>),* }
+
+        impl Classes {
+            fn import(py: Python<'_>) -> PyResult<Self> {
+                let errors = py.import("s2pt.errors")?;
+                Ok(Self { $($field: errors.getattr($name)?.cast_into::<PyType>()?.unbind()),* })
+            }
+        }
+    };
+}
+
+classes! {
+    address => "AddressError",
+    address_size_fault => "AddressSizeFault",
+    access_flag_fault => "AccessFlagFault",
+    again => "Again",
+    alignment => "AlignmentError",
+    attributes => "AttributesError",
+    base => "S2ptError",
+    closed => "ClosedError",
+    conflict => "ConflictError",
+    fault => "Fault",
+    geometry => "GeometryError",
+    image => "ImageError",
+    level => "LevelError",
+    not_mapped => "NotMappedError",
+    out_of_frames => "OutOfFramesError",
+    permission_fault => "PermissionFault",
+    translation_fault => "TranslationFault",
+}
+
+static CLASSES: PyOnceLock<Classes> = PyOnceLock::new();
+
+/// Imports the classes. Called when the module is initialised, so that a broken installation fails there.
+pub fn initialise(py: Python<'_>) -> PyResult<()> {
+    CLASSES.get_or_try_init(py, || Classes::import(py)).map(drop)
+}
+
+/// An exception of the class that `pick` names; the class's constructor takes `arguments`.
+fn raise<'py, A>(py: Python<'py>, pick: impl FnOnce(&Classes) -> &Py<PyType>, arguments: A) -> PyErr
+where
+    A: pyo3::call::PyCallArgs<'py>,
+{
+    let made = CLASSES
+        .get_or_try_init(py, || Classes::import(py))
+        .and_then(|classes| pick(classes).bind(py).call1(arguments));
+    match made {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(failure) => failure,
+    }
+}
+
+/// Declares functions that make an exception of one class from a message alone.
+macro_rules! plain {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(py: Python<'_>, message: String) -> PyErr {
+            raise(py, |classes| &classes.$name, (message,))
+        }
+    )*};
+}
+
+plain! {
+    /// An address that is negative or beyond a limit.
+    address;
+    /// A misaligned address or size, or a size of zero.
+    alignment;
+    /// Attributes that no descriptor can say.
+    attributes;
+    /// Anything without a class of its own.
+    base;
+    /// An object that was closed.
+    closed;
+    /// A shape that no table has.
+    geometry;
+    /// A file or buffer that is no table image.
+    image;
+    /// A level that is none.
+    level;
+}
+
+/// The exception for an error of a table operation.
+pub fn table(py: Python<'_>, error: Error) -> PyErr {
+    let message = error.to_string();
+    let at = |ipa: Ipa, level: Level| (message.clone(), ipa.get(), level.get());
+    match error {
+        Error::Alignment { .. } | Error::ZeroSize { .. } => raise(py, |classes| &classes.alignment, (message,)),
+        Error::Address { what: "ipa", value, .. } => raise(py, |classes| &classes.address, (message, value)),
+        Error::Address { .. } => raise(py, |classes| &classes.address, (message,)),
+        Error::NotMapped { ipa, level } => raise(py, |classes| &classes.not_mapped, at(ipa, level)),
+        Error::Conflict { ipa, level, .. } => raise(py, |classes| &classes.conflict, at(ipa, level)),
+        Error::Again { ipa, level } => raise(py, |classes| &classes.again, at(ipa, level)),
+        Error::OutOfFrames { needed, available } => raise(
+            py,
+            |classes| &classes.out_of_frames,
+            (message, None::<u64>, None::<i8>, needed, available),
+        ),
+        Error::Attrs { ipa, .. } => raise(py, |classes| &classes.attributes, (message, ipa.get())),
+        Error::Geometry(error) => shape(py, error),
+        _ => raise(py, |classes| &classes.base, (message,)),
+    }
+}
+
+/// The exception for a geometry that does not exist.
+pub fn shape(py: Python<'_>, error: GeometryError) -> PyErr {
+    geometry(py, error.to_string())
+}
+
+/// The exception for table memory that cannot be had.
+pub fn arena(py: Python<'_>, error: ArenaError) -> PyErr {
+    raise(py, |classes| &classes.base, (error.to_string(),))
+}
+
+const fn word(access: AccessKind) -> &'static str {
+    match access {
+        AccessKind::Read => "read",
+        AccessKind::Write => "write",
+        AccessKind::Execute => "execute",
+    }
+}
+
+/// The exception that stands for a stage-2 fault.
+pub fn fault(py: Python<'_>, fault: &Fault) -> PyErr {
+    let access = match types::access(py, fault.access) {
+        Ok(access) => access,
+        Err(failure) => return failure,
+    };
+    let (ipa, level) = (fault.ipa.get(), fault.level.get());
+    let what = match fault.kind {
+        FaultKind::Translation => format!("no translation at level {level}"),
+        FaultKind::AccessFlag => format!("access flag clear at level {level}"),
+        FaultKind::Permission => format!("the level {level} leaf does not allow {}", word(fault.access)),
+        FaultKind::AddressSize => format!("output address too large at level {level}"),
+        other => format!("{other:?} at level {level}"),
+    };
+    fn class(classes: &Classes, kind: FaultKind) -> &Py<PyType> {
+        match kind {
+            FaultKind::Translation => &classes.translation_fault,
+            FaultKind::AccessFlag => &classes.access_flag_fault,
+            FaultKind::Permission => &classes.permission_fault,
+            FaultKind::AddressSize => &classes.address_size_fault,
+            _ => &classes.fault,
+        }
+    }
+    raise(
+        py,
+        |classes| class(classes, fault.kind),
+        (format!("IPA {ipa:#x}: {what}"), ipa, level, access),
+    )
+}

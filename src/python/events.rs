@@ -1,0 +1,118 @@
+//! Maintenance events as Python sees them: counts as a dict, recorded steps as `s2pt.events.Event`.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyList, PyType};
+
+use crate::arch::{CacheOp, Dsb, Scope, Tlbi};
+use crate::table::{Counts, Event, Record};
+
+static EVENT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+/// Counts by name.
+pub fn counts<'py>(py: Python<'py>, counts: &Counts) -> PyResult<Bound<'py, PyAny>> {
+    let dict = PyDict::new(py);
+    for (name, count) in counts.iter() {
+        dict.set_item(name, count)?;
+    }
+    Ok(dict.into_any())
+}
+
+/// A list of `s2pt.events.Event`.
+pub fn list(py: Python<'_>, records: Vec<Record>) -> PyResult<Bound<'_, PyAny>> {
+    let class = EVENT.import(py, "s2pt.events", "Event")?;
+    let list = PyList::empty(py);
+    for record in records {
+        let (kind, fields) = describe(py, &record.event)?;
+        list.append(class.call1((record.sequence, record.thread, kind, fields))?)?;
+    }
+    Ok(list.into_any())
+}
+
+const fn scope(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Broadcast => "broadcast",
+        Scope::Local => "local",
+    }
+}
+
+fn describe<'py>(py: Python<'py>, event: &Event) -> PyResult<(&'static str, Bound<'py, PyDict>)> {
+    let fields = PyDict::new(py);
+    let kind = match *event {
+        Event::Store {
+            entry,
+            old,
+            new,
+            release,
+        } => {
+            fields.set_item("entry", entry.get())?;
+            fields.set_item("old", old.raw())?;
+            fields.set_item("new", new.raw())?;
+            fields.set_item("release", release)?;
+            "store"
+        }
+        Event::Tlbi(Tlbi::Ipa {
+            ipa,
+            level,
+            scope: reach,
+        }) => {
+            fields.set_item("ipa", ipa.get())?;
+            fields.set_item("level", level.map(|level| level.get()))?;
+            fields.set_item("scope", scope(reach))?;
+            "tlbi_ipa"
+        }
+        Event::Tlbi(Tlbi::Range {
+            ipa,
+            pages,
+            level,
+            scope: reach,
+        }) => {
+            fields.set_item("ipa", ipa.get())?;
+            fields.set_item("pages", pages)?;
+            fields.set_item("level", level.map(|level| level.get()))?;
+            fields.set_item("scope", scope(reach))?;
+            "tlbi_range"
+        }
+        Event::Tlbi(Tlbi::Vmid) => "tlbi_vmid",
+        Event::Tlbi(Tlbi::Stage1 { scope: reach }) => {
+            fields.set_item("scope", scope(reach))?;
+            "tlbi_stage1"
+        }
+        Event::Dsb(dsb) => {
+            let domain = match dsb {
+                Dsb::Ishst => "ishst",
+                Dsb::Ish => "ish",
+                Dsb::Nshst => "nshst",
+                Dsb::Nsh => "nsh",
+            };
+            fields.set_item("domain", domain)?;
+            "dsb"
+        }
+        Event::Isb => "isb",
+        Event::Cache(CacheOp::DataCleanInvalidate { pa, size }) => {
+            fields.set_item("pa", pa.get())?;
+            fields.set_item("size", size)?;
+            "cache_data"
+        }
+        Event::Cache(CacheOp::InstructionInvalidate { pa, size }) => {
+            fields.set_item("pa", pa.get())?;
+            fields.set_item("size", size)?;
+            "cache_instruction"
+        }
+        Event::Allocate { frame } => {
+            fields.set_item("frame", frame.get())?;
+            "allocate"
+        }
+        Event::Retire { frame, level } => {
+            fields.set_item("frame", frame.get())?;
+            fields.set_item("level", level.get())?;
+            "retire"
+        }
+        Event::Free { frame } => {
+            fields.set_item("frame", frame.get())?;
+            "free"
+        }
+        Event::Publish => "publish",
+    };
+    Ok((kind, fields))
+}

@@ -1,0 +1,75 @@
+//! Leaves as rows of a structured numpy array, every field 8 bytes wide.
+
+use numpy::{PyArray1, PyArrayDescr};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::arch::{Ipa, Level, Pa, Prot, Pte};
+use crate::table;
+
+/// Fields of a row, in order; `leaves_array` of Python speaks of them.
+const FIELDS: [(&str, &str); 9] = [
+    ("ipa", "<u8"),
+    ("size", "<u8"),
+    ("pa", "<u8"),
+    ("level", "<i8"),
+    ("prot", "<u8"),
+    ("memtype", "<u8"),
+    ("af", "<u8"),
+    ("software", "<u8"),
+    ("raw", "<u8"),
+];
+
+static DTYPE: PyOnceLock<Py<PyArrayDescr>> = PyOnceLock::new();
+
+/// The dtype of a row.
+pub fn dtype(py: Python<'_>) -> PyResult<Bound<'_, PyArrayDescr>> {
+    let made = DTYPE.get_or_try_init(py, || PyArrayDescr::new(py, FIELDS.to_vec()).map(Bound::unbind))?;
+    Ok(made.bind(py).clone())
+}
+
+/// Rows, row after row.
+#[derive(Debug, Default)]
+pub struct Rows(Vec<u64>);
+
+impl Rows {
+    /// None.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Adds a leaf of a live table.
+    pub fn push(&mut self, leaf: &table::Mapping) {
+        self.add(
+            leaf.ipa,
+            leaf.size,
+            leaf.pa,
+            leaf.level,
+            leaf.attrs.prot,
+            leaf.attrs.software,
+            leaf.raw,
+        );
+    }
+
+    /// Adds a leaf given by its parts.
+    #[expect(clippy::too_many_arguments, reason = "the fields of a row")]
+    pub fn add(&mut self, ipa: Ipa, size: u64, pa: Pa, level: Level, prot: Prot, software: u8, raw: Pte) {
+        let bits = raw.raw();
+        self.0.extend([
+            ipa.get(),
+            size,
+            pa.get(),
+            i64::from(level.get()) as u64,
+            u64::from(prot.bits()),
+            bits >> 2 & 0xf,
+            bits >> 10 & 1,
+            u64::from(software),
+            bits,
+        ]);
+    }
+
+    /// The rows as a structured array that owns them.
+    pub fn into_array(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        PyArray1::from_vec(py, self.0).call_method1("view", (dtype(py)?,))
+    }
+}

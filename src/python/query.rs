@@ -1,0 +1,360 @@
+//! `Stage2`: the calls that look.
+
+use core::mem;
+
+use pyo3::prelude::*;
+use std::vec;
+
+use super::convert::{AccessArg, IpaArg, SizeArg};
+use super::sink::Watch;
+use super::stage2::PyStage2;
+use super::{error, events, leaves, types};
+use crate::arch::{AccessKind, Ipa};
+use crate::sync::Mutex;
+use crate::table::{Error, Mapping};
+
+/// Leaves that the iterator collects at a time: few at first, for those who look at the first one only.
+const FIRST_STEP: usize = 8;
+const STEP: usize = 256;
+
+#[pymethods]
+impl PyStage2 {
+    /// Answer one access as the MMU would at this moment. Writes nothing: no access flag is set.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Any byte address.
+    /// access : Access or str
+    ///     ``"r"``, ``"w"`` or ``"x"`` (a fetch at EL1, which needs `Prot.PX`).
+    ///
+    /// Returns
+    /// -------
+    /// Translation
+    ///     The physical address of that byte, the leaf's level, permissions and memory type.
+    ///
+    /// Raises
+    /// ------
+    /// TranslationFault
+    ///     Nothing is mapped there; at level 0 if the address is beyond the IPA space.
+    /// AccessFlagFault
+    ///     The access flag is clear, and `ha` is off.
+    /// PermissionFault
+    ///     The leaf does not allow the access.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.map(0x8000_0000, 4096, pa=0x4000_0000, prot=Prot.R)
+    /// Mapped(bytes=4KiB, kept=0B)
+    /// >>> hex(s2.translate(0x8000_0010).pa)
+    /// '0x40000010'
+    /// >>> from s2pt import TranslationFault
+    /// >>> try:
+    /// ...     s2.translate(0x8000_1000)
+    /// ... except TranslationFault as fault:
+    /// ...     print(fault, fault.level, fault.access)
+    /// IPA 0x80001000: no translation at level 3 3 r
+    #[pyo3(signature = (ipa, access = None), text_signature = "($self, ipa, access='r')")]
+    fn translate<'py>(&self, py: Python<'py>, ipa: IpaArg, access: Option<AccessArg>) -> PyResult<Bound<'py, PyAny>> {
+        let access = access.map_or(AccessKind::Read, |access| access.0);
+        match self.table(py)?.handle().translate(ipa.0, access) {
+            Ok(hit) => types::translation(py, &hit),
+            Err(refused) => Err(error::fault(py, &refused)),
+        }
+    }
+
+    /// Return the entry at which the walk for an address ends: a leaf, an empty one, or what else is there.
+    ///
+    /// Raises
+    /// ------
+    /// AddressError
+    ///     The address is beyond the IPA space.
+    ///
+    /// Examples
+    /// --------
+    /// >>> Stage2().lookup(0x8000_1234)
+    /// Entry(raw=0x0, level=1, base=0x80000000, kind=empty)
+    fn lookup<'py>(&self, py: Python<'py>, ipa: IpaArg) -> PyResult<Bound<'py, PyAny>> {
+        let found = self.table(py)?.handle().lookup(ipa.0);
+        types::entry(py, &found.map_err(|refused| error::table(py, refused))?)
+    }
+
+    /// Return the leaf that translates an address, a `Mapping`; NotMappedError (a KeyError) if none does.
+    fn __getitem__<'py>(&self, py: Python<'py>, ipa: IpaArg) -> PyResult<Bound<'py, PyAny>> {
+        let leaf = leaf_at(self, py, ipa.0)?;
+        types::mapping(py, &leaf.map_err(|refused| error::table(py, refused))?)
+    }
+
+    /// Whether a leaf translates an address.
+    fn __contains__(&self, py: Python<'_>, ipa: IpaArg) -> PyResult<bool> {
+        let found = self.table(py)?.handle().lookup(ipa.0);
+        Ok(found.is_ok_and(|found| found.pte.is_leaf(found.level)))
+    }
+
+    /// Iterate over the leaves of which a part is in the range, each whole, in ascending order.
+    ///
+    /// Beside writers the iterator is weakly consistent: each leaf was there at some moment of the iteration, and one
+    /// that stayed all the time is seen exactly once. A held iterator holds nothing up.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Where the range starts, a multiple of the page size.
+    /// size : int or str, optional
+    ///     Bytes; without it: to the end of the IPA space.
+    ///
+    /// Returns
+    /// -------
+    /// iterator of Mapping
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError, AddressError
+    ///     An argument is wrong.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.map(0x1ff000, "12KiB", pa=0x1ff000)
+    /// Mapped(bytes=12KiB, kept=0B)
+    /// >>> [hex(leaf.ipa) for leaf in s2.leaves(0x200000, "8KiB")]
+    /// ['0x200000', '0x201000']
+    #[pyo3(signature = (ipa = None, size = None), text_signature = "($self, ipa=0, size=None)")]
+    fn leaves(slf: &Bound<'_, Self>, ipa: Option<IpaArg>, size: Option<SizeArg>) -> PyResult<LeafIterator> {
+        let (start, end) = slf.get().span(slf.py(), ipa, size)?;
+        let cursor = Cursor {
+            next: start,
+            end,
+            step: FIRST_STEP,
+            ready: Vec::new().into_iter(),
+        };
+        Ok(LeafIterator {
+            table: slf.clone().unbind(),
+            cursor: Mutex::new(cursor),
+        })
+    }
+
+    fn __iter__(slf: &Bound<'_, Self>) -> PyResult<LeafIterator> {
+        Self::leaves(slf, None, None)
+    }
+
+    /// The leaves of a range as a structured numpy array; as `leaves`, without an object for each.
+    ///
+    /// Returns
+    /// -------
+    /// numpy.ndarray
+    ///     One dimension; fields ipa, size, pa, level, prot, memtype (the descriptor's MemAttr), af, software, raw, each of
+    ///     8 bytes (`level` signed, the others unsigned).
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.map(0x4000_0000, "4MiB", pa=0x8000_0000)
+    /// Mapped(bytes=4MiB, kept=0B)
+    /// >>> a = s2.leaves_array()
+    /// >>> int(a["size"].sum()) == 4 << 20, a["level"].tolist()
+    /// (True, [2, 2])
+    #[pyo3(signature = (ipa = None, size = None), text_signature = "($self, ipa=0, size=None)")]
+    fn leaves_array<'py>(
+        &self,
+        py: Python<'py>,
+        ipa: Option<IpaArg>,
+        size: Option<SizeArg>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (start, end) = self.span(py, ipa, size)?;
+        let rows = self.detached(py, |table| -> Result<_, Error> {
+            let mut rows = leaves::Rows::new();
+            table
+                .leaves(Ipa::new(start), end - start)?
+                .for_each(|leaf| rows.push(&leaf));
+            Ok(rows)
+        })?;
+        rows.map_err(|refused| error::table(py, refused))?.into_array(py)
+    }
+
+    /// Count table frames and leaves by level, and the bytes mapped. Reads every entry of the table once.
+    ///
+    /// Returns
+    /// -------
+    /// s2pt.types.Stats
+    ///     Beside writers each number is of some moment during the count.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (shape, census) = self.detached(py, |table| (table.config().geometry, table.stats()))?;
+        types::stats(py, &shape, &census)
+    }
+
+    /// Wait until every frame that was unlinked is free.
+    ///
+    /// Waits for the calls of other threads that were under way, at most.
+    fn drain(&self, py: Python<'_>) -> PyResult<()> {
+        self.detached(py, |table| table.drain())
+    }
+
+    /// How much maintenance the operations have asked for so far, by kind.
+    ///
+    /// Returns
+    /// -------
+    /// dict of str to int
+    ///     Numbers of stores to entries, TLBIs of each kind, barriers, cache operations, frames.
+    ///
+    /// Raises
+    /// ------
+    /// S2ptError
+    ///     The table was not made with ``sink="counting"``.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2(sink="counting")
+    /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// Mapped(bytes=2MiB, kept=0B)
+    /// >>> before = s2.counts()["tlbi_ipa"]
+    /// >>> s2.unmap(0x4000_0000, "2MiB")
+    /// 2097152
+    /// >>> before, s2.counts()["tlbi_ipa"]
+    /// (0, 1)
+    fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self.table(py)?.tlb().watch() {
+            Watch::Counting(counting) => events::counts(py, &counting.counts()),
+            _ => Err(error::base(
+                py,
+                String::from("nothing was counted: the table needs sink=\"counting\""),
+            )),
+        }
+    }
+
+    /// Take what was recorded since the last call: every store, TLBI, barrier, cache operation and frame, in order.
+    ///
+    /// The last 65536 events of each thread are kept.
+    ///
+    /// Returns
+    /// -------
+    /// list of s2pt.events.Event
+    ///
+    /// Raises
+    /// ------
+    /// S2ptError
+    ///     The table was not made with ``sink="recording"``.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2(sink="recording")
+    /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// Mapped(bytes=2MiB, kept=0B)
+    /// >>> _ = s2.events()
+    /// >>> s2.write_protect(0x4000_0000, "2MiB")
+    /// Changed(leaves=1, bytes=2MiB)
+    /// >>> [event.kind for event in s2.events()]
+    /// ['store', 'dsb', 'tlbi_ipa', 'dsb', 'tlbi_stage1', 'dsb', 'isb']
+    fn events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let table = self.table(py)?;
+        match table.tlb().watch() {
+            Watch::Recording(recording) => events::list(py, py.detach(|| recording.take())),
+            _ => Err(error::base(
+                py,
+                String::from("nothing was recorded: the table needs sink=\"recording\""),
+            )),
+        }
+    }
+}
+
+impl PyStage2 {
+    /// Start and exclusive end of a range whose size may be left out, checked.
+    fn span(&self, py: Python<'_>, ipa: Option<IpaArg>, size: Option<SizeArg>) -> PyResult<(u64, u64)> {
+        let start = ipa.map_or(Ipa::new(0), |ipa| ipa.0);
+        let table = self.table(py)?;
+        // An IPA beyond the space leaves size 1, which is refused for the IPA's sake.
+        let rest = table.config().geometry.ipa_limit().saturating_sub(start.get()).max(1);
+        let size = size.map_or(rest, |size| size.0);
+        let checked = table.handle().leaves(start, size).map(drop);
+        checked.map_err(|refused| error::table(py, refused))?;
+        Ok((start.get(), start.get() + size))
+    }
+}
+
+/// The leaf at an address.
+fn leaf_at(stage2: &PyStage2, py: Python<'_>, ipa: Ipa) -> PyResult<Result<Mapping, Error>> {
+    let table = stage2.table(py)?;
+    let (handle, format) = (table.handle(), table.format());
+    Ok(handle.lookup(ipa).and_then(|found| {
+        if !found.pte.is_leaf(found.level) {
+            return Err(Error::NotMapped {
+                ipa,
+                level: found.level,
+            });
+        }
+        Ok(Mapping {
+            ipa: found.base,
+            size: table.config().geometry.size(found.level),
+            pa: format.output(found.pte, found.level),
+            level: found.level,
+            attrs: format.attrs(found.pte),
+            raw: found.pte,
+        })
+    }))
+}
+
+/// Where an iterator stands.
+struct Cursor {
+    next: u64,
+    end: u64,
+    step: usize,
+    ready: vec::IntoIter<Mapping>,
+}
+
+/// Iterator over the leaves of a `Stage2`, each a `Mapping`.
+#[pyclass(module = "s2pt._core", frozen)]
+pub struct LeafIterator {
+    table: Py<PyStage2>,
+    /// Held while leaves are collected, never while Python code runs.
+    cursor: Mutex<Cursor>,
+}
+
+#[pymethods]
+impl LeafIterator {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let leaf = self.advance(py)?;
+        leaf.map(|leaf| types::mapping(py, &leaf)).transpose()
+    }
+}
+
+impl LeafIterator {
+    fn advance(&self, py: Python<'_>) -> PyResult<Option<Mapping>> {
+        let table = self.table.get().table(py)?;
+        let collected = self
+            .cursor
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .advance(&table);
+        collected.map_err(|refused| error::table(py, refused))
+    }
+}
+
+impl Cursor {
+    /// The next leaf, from what was collected or from the table.
+    fn advance(&mut self, table: &super::stage2::Table) -> Result<Option<Mapping>, Error> {
+        if let Some(leaf) = self.ready.next() {
+            return Ok(Some(leaf));
+        }
+        if self.next >= self.end {
+            return Ok(None);
+        }
+        let handle = table.handle();
+        let step = mem::replace(&mut self.step, STEP);
+        let found: Vec<Mapping> = handle
+            .leaves(Ipa::new(self.next), self.end - self.next)?
+            .take(step)
+            .collect();
+        self.next = if found.len() < step {
+            self.end
+        } else {
+            found[step - 1].ipa.get() + found[step - 1].size
+        };
+        self.ready = found.into_iter();
+        Ok(self.ready.next())
+    }
+}

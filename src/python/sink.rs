@@ -1,0 +1,54 @@
+//! Who listens to a Python table's maintenance: nobody, a counter, a recorder; each with or without a stall.
+//!
+//! One type for all of them, so that the operations are compiled once; the choice is a match on a field.
+
+use crate::table::{Counting, Event, Recording, Stall, Tlb};
+
+/// What is kept of the events.
+#[derive(Debug)]
+pub enum Watch {
+    /// Nothing.
+    Nobody,
+    /// How many there were of each kind.
+    Counting(Box<Counting>),
+    /// The events themselves.
+    Recording(Recording),
+}
+
+/// The sink of every table made from Python.
+#[derive(Debug)]
+pub struct Sink {
+    watch: Watch,
+    stall: Option<Stall>,
+}
+
+impl Sink {
+    /// A sink that keeps what `watch` says, and waits at each TLBI if `stall` says so.
+    pub const fn new(watch: Watch, stall: Option<Stall>) -> Self {
+        Self { watch, stall }
+    }
+
+    /// What is kept.
+    pub const fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Whether a call may take long however little it does.
+    pub const fn stalls(&self) -> bool {
+        self.stall.is_some()
+    }
+}
+
+impl Tlb for Sink {
+    #[inline]
+    fn event(&self, event: Event) {
+        match &self.watch {
+            Watch::Nobody => {}
+            Watch::Counting(counting) => counting.event(event),
+            Watch::Recording(recording) => recording.event(event),
+        }
+        if let Some(stall) = &self.stall {
+            stall.event(event);
+        }
+    }
+}

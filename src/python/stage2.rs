@@ -1,0 +1,337 @@
+//! The class `s2pt.Stage2`: its making, its configuration, its end.
+//!
+//! The class is frozen and owns its table through an `Arc`, so any number of Python threads may call it. Each call
+//! clones the `Arc` and works on that: `close()` takes the table away from later calls and never from one under way.
+//! Changes are in `change.rs`, questions in `query.rs`, whole arrays in `batch.rs`.
+
+use pyo3::prelude::*;
+use pyo3::types::PyAny;
+
+use super::convert::{GranuleArg, LevelArg, SizeArg, choice, small, unsigned};
+use super::sink::{Sink, Watch};
+use super::{error, types};
+use crate::arch::{BlockRule, Geometry, GeometryOptions, Pa};
+use crate::memory::{Arena, ArenaOptions, TableMemory};
+use crate::sync::{Arc, RwLock};
+use crate::table::{Config, Handle, Recording, Stage2, Stall, StallKind};
+
+/// The table behind the class.
+pub type Table = Stage2<Arena, Sink>;
+
+/// Bytes of the range, in pages, from which on a call may take more than about 10 microseconds: then it detaches.
+const LONG: u64 = 1024;
+
+/// Most table frames of one Python table, where the PA space has room for as many.
+const MOST_FRAMES: u64 = 1 << 20;
+
+/// Where table frames start, where the PA space is large enough.
+const FIRST_FRAME: u64 = 1 << 32;
+
+/// How many events of each thread a recording keeps.
+const RECORDED: usize = 1 << 16;
+
+/// A live stage-2 table that any number of threads may change at once.
+///
+/// No call takes a lock that another call could wait for: calls on different pages run side by side, calls on the same
+/// page happen in some order. Calls on small ranges keep the GIL, as releasing it would cost more than the call; calls
+/// on ranges of more than 1024 pages, calls on whole arrays and all calls of a table whose TLBIs stall release it.
+///
+/// Parameters
+/// ----------
+/// ipa_bits : int
+///     Bits of the input address, 32..52; above 48 needs `lpa2`, or the 64KiB granule.
+/// granule : int or str
+///     Page and table size: 4096, 16384 or 65536 bytes, or a text such as ``"4KiB"``.
+/// pa_bits : int
+///     Bits of the output address: 32, 36, 40, 42, 44, 48 or 52.
+/// start_level : int, optional
+///     Level of the root; None as KVM chooses it (a root of up to 16 concatenated frames).
+/// lpa2, fwb, xnx : bool
+///     FEAT_LPA2 descriptors, FEAT_S2FWB memory types, FEAT_XNX execute permissions.
+/// blocks : Blocks or str
+///     ``"arch"``: blocks wherever the architecture allows them; ``"kvm"``: where KVM makes them.
+/// vmid : int
+///     The VMID in VTTBR_EL2, 16 bits.
+/// frames : int, optional
+///     How many table frames there may be, the root's included; None for as many as there is room for (2**20 with a
+///     PA space of more than 34 bits).
+/// tlbi_range : bool
+///     Whether the CPU has range TLBIs (FEAT_TLBIRANGE).
+/// ha, hd : bool
+///     Whether the hardware sets the access flag, and the dirty state; `hd` needs `ha`.
+/// sink : str, optional
+///     ``"counting"`` counts the maintenance that the operations ask for (`counts`), ``"recording"`` keeps it (`events`).
+/// stall_tlbi_ns : int
+///     How long each stage-2 TLBI makes its caller wait, in nanoseconds: what it costs on a large machine.
+/// stall_how : str
+///     ``"sleep"`` gives up the core while it waits, ``"spin"`` does not.
+///
+/// Raises
+/// ------
+/// GeometryError
+///     There is no such table; the message says which rule it breaks.
+/// OutOfFramesError
+///     The root alone needs more than `frames`.
+///
+/// See Also
+/// --------
+/// s2pt.model.ModelStage2 : the same in plain Python, to be read.
+///
+/// Examples
+/// --------
+/// >>> from s2pt import Prot, Stage2
+/// >>> s2 = Stage2(ipa_bits=40)
+/// >>> s2.map(0x8000_0000, "2MiB", pa=0x4000_0000, prot=Prot.RW)
+/// Mapped(bytes=2MiB, kept=0B)
+/// >>> s2.translate(0x8000_1234)
+/// Translation(pa=0x40001234, level=2, prot=RW, memtype=NORMAL)
+/// >>> hex(s2.vtcr)
+/// '0x802d3558'
+#[pyclass(name = "Stage2", module = "s2pt", frozen, weakref)]
+pub struct PyStage2 {
+    /// None once closed. Held for the length of an `Arc` clone, never while Python code runs.
+    table: RwLock<Option<Arc<Table>>>,
+}
+
+impl PyStage2 {
+    /// The table, or ClosedError.
+    pub fn table(&self, py: Python<'_>) -> PyResult<Arc<Table>> {
+        let slot = self.table.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        slot.clone()
+            .ok_or_else(|| error::closed(py, String::from("this Stage2 was closed")))
+    }
+
+    /// Runs `work` on a handle of the calling thread; detached from the interpreter if `bytes` or the sink make it long.
+    pub fn with<R: Send>(
+        &self,
+        py: Python<'_>,
+        bytes: u64,
+        work: impl FnOnce(&Handle<'_, Arena, Sink>) -> R + Send,
+    ) -> PyResult<R> {
+        let table = self.table(py)?;
+        let long = bytes > LONG * table.config().geometry.granule().size() || table.tlb().stalls();
+        Ok(if long {
+            py.detach(move || work(&table.handle()))
+        } else {
+            work(&table.handle())
+        })
+    }
+
+    /// As [`with`](Self::with), for work that is long in any case.
+    pub fn detached<R: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&Handle<'_, Arena, Sink>) -> R + Send,
+    ) -> PyResult<R> {
+        let table = self.table(py)?;
+        Ok(py.detach(move || work(&table.handle())))
+    }
+}
+
+#[pymethods]
+impl PyStage2 {
+    #[new]
+    #[pyo3(signature = (
+        ipa_bits = None, granule = None, pa_bits = None, *, start_level = None, lpa2 = false, fwb = false, xnx = false,
+        blocks = None, vmid = None, frames = None, tlbi_range = true, ha = true, hd = false, sink = None,
+        stall_tlbi_ns = 0, stall_how = None
+    ), text_signature = "(ipa_bits=40, granule='4KiB', pa_bits=48, *, start_level=None, lpa2=False, fwb=False, \
+        xnx=False, blocks='arch', vmid=1, frames=None, tlbi_range=True, ha=True, hd=False, sink=None, \
+        stall_tlbi_ns=0, stall_how='sleep')")]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
+    fn new(
+        py: Python<'_>,
+        ipa_bits: Option<&Bound<'_, PyAny>>,
+        granule: Option<GranuleArg>,
+        pa_bits: Option<&Bound<'_, PyAny>>,
+        start_level: Option<LevelArg>,
+        lpa2: bool,
+        fwb: bool,
+        xnx: bool,
+        blocks: Option<&Bound<'_, PyAny>>,
+        vmid: Option<&Bound<'_, PyAny>>,
+        frames: Option<&Bound<'_, PyAny>>,
+        tlbi_range: bool,
+        ha: bool,
+        hd: bool,
+        sink: Option<&Bound<'_, PyAny>>,
+        stall_tlbi_ns: u64,
+        stall_how: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let mut options = GeometryOptions {
+            lpa2,
+            start_level: start_level.map(|level| level.0),
+            ..Default::default()
+        };
+        if let Some(bits) = ipa_bits {
+            options.ipa_bits = small("ipa_bits", bits, |message| error::geometry(py, message))?;
+        }
+        if let Some(bits) = pa_bits {
+            options.pa_bits = small("pa_bits", bits, |message| error::geometry(py, message))?;
+        }
+        if let Some(granule) = granule {
+            options.granule = granule.0;
+        }
+        if let Some(blocks) = blocks {
+            options.blocks = choice(
+                blocks,
+                "blocks",
+                &[("arch", BlockRule::Architecture), ("kvm", BlockRule::Kvm)],
+            )?;
+        }
+        if hd && !ha {
+            let message = "hd needs ha: hardware that manages the dirty state manages the access flag too";
+            return Err(error::geometry(py, message.into()));
+        }
+        let geometry = Geometry::new(options).map_err(|refused| error::shape(py, refused))?;
+        let mut config = Config {
+            fwb,
+            xnx,
+            tlbi_range,
+            ha,
+            hd,
+            ..Config::new(geometry)
+        };
+        if let Some(vmid) = vmid {
+            let vmid = unsigned("vmid", vmid)?;
+            config.vmid = u16::try_from(vmid)
+                .map_err(|_| error::geometry(py, format!("VMID {vmid:#x} does not fit in 16 bits")))?;
+        }
+        let quota = frames.map(|frames| unsigned("frames", frames)).transpose()?;
+        let sink = Sink::new(watch(sink)?, stall(stall_tlbi_ns, stall_how)?);
+        let arena = Arena::new(room(&geometry, quota)).map_err(|refused| error::arena(py, refused))?;
+        let table = Table::new(config, arena, sink).map_err(|refused| error::table(py, refused))?;
+        Ok(Self {
+            table: RwLock::new(Some(Arc::new(table))),
+        })
+    }
+
+    /// VTCR_EL2 for this table, an int.
+    #[getter]
+    fn vtcr(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.table(py)?.vtcr().raw())
+    }
+
+    /// VTTBR_EL2 for this table, an int.
+    #[getter]
+    fn vttbr(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.table(py)?.vttbr().raw())
+    }
+
+    /// Physical address of the root, an int.
+    #[getter]
+    fn root(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.table(py)?.root().get())
+    }
+
+    /// The shape of the table, a `s2pt.types.Geometry`.
+    #[getter]
+    fn geometry<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        types::geometry(py, &self.table(py)?.config().geometry)
+    }
+
+    /// Table frames that are not free: those of the table, its root included, and those unlinked whose grace period runs.
+    ///
+    /// After `drain` the table has no others.
+    #[getter]
+    fn frames_in_use(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.table(py)?.memory().frames_in_use())
+    }
+
+    /// Whether `close` was called.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.table
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .is_none()
+    }
+
+    /// Refuse, once, the operation that asks for the `k`-th frame from now on, counting from 0: for tests.
+    ///
+    /// The operation raises OutOfFramesError and changes nothing.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.fail_allocation(1)
+    /// >>> s2.map(0x1000, 4096, pa=0x1000)
+    /// Traceback (most recent call last):
+    ///     ...
+    /// s2pt.errors.OutOfFramesError: the operation needs 2 table frames and 1 are available
+    /// >>> s2.stats().mapped_bytes
+    /// 0
+    /// >>> s2.map(0x1000, 4096, pa=0x1000)
+    /// Mapped(bytes=4KiB, kept=0B)
+    fn fail_allocation(&self, py: Python<'_>, k: SizeArg) -> PyResult<()> {
+        self.table(py)?
+            .memory()
+            .fail_allocation(usize::try_from(k.0).unwrap_or(usize::MAX));
+        Ok(())
+    }
+
+    /// Give the table up. Calls that other threads have under way end as if nothing happened; then its memory is freed.
+    ///
+    /// Every later call raises ClosedError, except `close` itself, `closed` and `repr`.
+    fn close(&self, py: Python<'_>) {
+        let table = self
+            .table
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .take();
+        py.detach(move || drop(table));
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        slf.get().table(slf.py())?;
+        Ok(slf)
+    }
+
+    #[pyo3(signature = (kind, error, trace, /))]
+    fn __exit__(&self, py: Python<'_>, kind: &Bound<'_, PyAny>, error: &Bound<'_, PyAny>, trace: &Bound<'_, PyAny>) {
+        let _ = (kind, error, trace);
+        self.close(py);
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let Ok(table) = self.table(py) else {
+            return String::from("<Stage2 closed>");
+        };
+        let bits = table.config().geometry.ipa_bits();
+        let (vtcr, frames) = (table.vtcr().raw(), table.memory().frames_in_use());
+        format!("<Stage2 ipa_bits={bits} vtcr={vtcr:#x} frames={frames}>")
+    }
+}
+
+/// Table memory in the lower three quarters of the PA space.
+fn room(geometry: &Geometry, quota: Option<u64>) -> ArenaOptions {
+    let granule = geometry.granule();
+    let quarter = geometry.pa_limit() / 4;
+    ArenaOptions {
+        base: Pa::new(FIRST_FRAME.min(quarter)),
+        granule,
+        // The arena reserves twice as much: at most half of the PA space.
+        capacity_frames: MOST_FRAMES.min(quarter / granule.size()) as usize,
+        quota: quota.map(|frames| usize::try_from(frames).unwrap_or(usize::MAX)),
+    }
+}
+
+fn watch(sink: Option<&Bound<'_, PyAny>>) -> PyResult<Watch> {
+    let Some(sink) = sink else { return Ok(Watch::Nobody) };
+    Ok(match choice(sink, "sink", &[("counting", 0), ("recording", 1)])? {
+        0 => Watch::Counting(Box::default()),
+        _ => Watch::Recording(Recording::new(RECORDED)),
+    })
+}
+
+fn stall(nanoseconds: u64, how: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Stall>> {
+    let kind = match how {
+        None => StallKind::Sleep,
+        Some(how) => choice(
+            how,
+            "stall_how",
+            &[("sleep", StallKind::Sleep), ("spin", StallKind::Spin)],
+        )?,
+    };
+    Ok((nanoseconds > 0).then(|| Stall::new(core::time::Duration::from_nanos(nanoseconds), kind)))
+}

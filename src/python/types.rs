@@ -1,0 +1,197 @@
+//! Results of the core as the dataclasses and enumerations of `s2pt/types.py`, which are imported once.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyType};
+
+use super::convert::{ACCESSES, MEM_TYPES};
+use crate::arch::{AccessKind, BlockRule, EntryKind, Geometry, Level, MemType, Prot};
+use crate::table;
+
+/// Members of enumerations and classes of results.
+struct Types {
+    prots: Vec<Py<PyAny>>,
+    mem_types: Vec<Py<PyAny>>,
+    accesses: Vec<Py<PyAny>>,
+    blocks: [Py<PyAny>; 2],
+    mapping: Py<PyType>,
+    translation: Py<PyType>,
+    mapped: Py<PyType>,
+    changed: Py<PyType>,
+    entry: Py<PyType>,
+    stats: Py<PyType>,
+    geometry: Py<PyType>,
+}
+
+static TYPES: PyOnceLock<Types> = PyOnceLock::new();
+
+impl Types {
+    fn import(py: Python<'_>) -> PyResult<Self> {
+        let module = py.import("s2pt.types")?;
+        let class = |name: &str| -> PyResult<Py<PyType>> { Ok(module.getattr(name)?.cast_into::<PyType>()?.unbind()) };
+        let members = |name: &str, values: &[&str]| -> PyResult<Vec<Py<PyAny>>> {
+            let class = module.getattr(name)?;
+            values
+                .iter()
+                .map(|value| Ok(class.call1((*value,))?.unbind()))
+                .collect()
+        };
+        let prot = module.getattr("Prot")?;
+        let texts = |table: &[(&'static str, MemType)]| table.iter().map(|(text, _)| *text).collect::<Vec<_>>();
+        Ok(Self {
+            prots: (0..16)
+                .map(|bits| Ok(prot.call1((bits,))?.unbind()))
+                .collect::<PyResult<_>>()?,
+            mem_types: members("MemType", &texts(MEM_TYPES))?,
+            accesses: members("Access", &ACCESSES.iter().map(|(text, _)| *text).collect::<Vec<_>>())?,
+            blocks: [
+                module.getattr("Blocks")?.call1(("arch",))?.unbind(),
+                module.getattr("Blocks")?.call1(("kvm",))?.unbind(),
+            ],
+            mapping: class("Mapping")?,
+            translation: class("Translation")?,
+            mapped: class("Mapped")?,
+            changed: class("Changed")?,
+            entry: class("Entry")?,
+            stats: class("Stats")?,
+            geometry: class("Geometry")?,
+        })
+    }
+
+    fn get(py: Python<'_>) -> PyResult<&Self> {
+        TYPES.get_or_try_init(py, || Self::import(py))
+    }
+}
+
+/// Imports the classes. Called when the module is initialised, so that a broken installation fails there.
+pub fn initialise(py: Python<'_>) -> PyResult<()> {
+    Types::get(py).map(drop)
+}
+
+/// The `s2pt.Prot` of a permission.
+pub fn prot(py: Python<'_>, prot: Prot) -> PyResult<Bound<'_, PyAny>> {
+    let types = Types::get(py)?;
+    Ok(types.prots[usize::from(prot.bits() & Prot::RWX.bits())]
+        .bind(py)
+        .clone())
+}
+
+/// The `s2pt.MemType` of a memory type; for an encoding without a name, text that gives its MemAttr value.
+pub fn mem_type(py: Python<'_>, mem_type: MemType) -> PyResult<Bound<'_, PyAny>> {
+    let types = Types::get(py)?;
+    match MEM_TYPES.iter().position(|(_, known)| *known == mem_type) {
+        Some(index) => Ok(types.mem_types[index].bind(py).clone()),
+        None => Ok(mem_type.to_string().into_pyobject(py)?.into_any()),
+    }
+}
+
+/// The `s2pt.Access` of an access.
+pub fn access(py: Python<'_>, kind: AccessKind) -> PyResult<Bound<'_, PyAny>> {
+    let types = Types::get(py)?;
+    let index = ACCESSES.iter().position(|(_, known)| *known == kind).unwrap_or(0);
+    Ok(types.accesses[index].bind(py).clone())
+}
+
+/// The `s2pt.Translation` of a translation.
+pub fn translation<'py>(py: Python<'py>, hit: &table::Translation) -> PyResult<Bound<'py, PyAny>> {
+    let arguments = (
+        hit.pa.get(),
+        hit.level.get(),
+        prot(py, hit.prot)?,
+        mem_type(py, hit.memtype)?,
+    );
+    Types::get(py)?.translation.bind(py).call1(arguments)
+}
+
+/// The `s2pt.Mapping` of a leaf.
+pub fn mapping<'py>(py: Python<'py>, leaf: &table::Mapping) -> PyResult<Bound<'py, PyAny>> {
+    let attrs = &leaf.attrs;
+    let arguments = (
+        leaf.ipa.get(),
+        leaf.size,
+        leaf.pa.get(),
+        leaf.level.get(),
+        prot(py, attrs.prot)?,
+        mem_type(py, attrs.memtype)?,
+        attrs.af,
+        attrs.software,
+        leaf.raw.raw(),
+    );
+    Types::get(py)?.mapping.bind(py).call1(arguments)
+}
+
+/// The `s2pt.Mapped` of what a map did.
+pub fn mapped<'py>(py: Python<'py>, done: &table::Mapped) -> PyResult<Bound<'py, PyAny>> {
+    Types::get(py)?.mapped.bind(py).call1((done.bytes, done.kept))
+}
+
+/// The `s2pt.Changed` of what a change of attributes did.
+pub fn changed<'py>(py: Python<'py>, done: &table::Changed) -> PyResult<Bound<'py, PyAny>> {
+    Types::get(py)?.changed.bind(py).call1((done.leaves, done.bytes))
+}
+
+/// The `s2pt.Entry` where a walk ended.
+pub fn entry<'py>(py: Python<'py>, found: &table::Lookup) -> PyResult<Bound<'py, PyAny>> {
+    let kind = kind(found.pte.kind(found.level));
+    Types::get(py)?
+        .entry
+        .bind(py)
+        .call1((found.pte.raw(), found.level.get(), found.base.get(), kind))
+}
+
+/// The word for a kind of entry.
+pub const fn kind(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::Empty => "empty",
+        EntryKind::Annotated(_) => "annotated",
+        EntryKind::Locked => "locked",
+        EntryKind::Frozen => "frozen",
+        EntryKind::Table => "table",
+        EntryKind::Leaf => "leaf",
+        EntryKind::Reserved => "reserved",
+    }
+}
+
+/// The `s2pt.types.Geometry` of a shape.
+pub fn geometry<'py>(py: Python<'py>, shape: &Geometry) -> PyResult<Bound<'py, PyAny>> {
+    let types = Types::get(py)?;
+    let blocks = match shape.block_rule() {
+        BlockRule::Architecture => &types.blocks[0],
+        BlockRule::Kvm => &types.blocks[1],
+    };
+    let arguments = (
+        shape.granule().size(),
+        shape.ipa_bits(),
+        shape.pa_bits(),
+        shape.start_level().get(),
+        shape.root_frames(),
+        shape.lpa2(),
+        blocks.bind(py),
+    );
+    types.geometry.bind(py).call1(arguments)
+}
+
+/// The `s2pt.types.Stats` of a table's census.
+pub fn stats<'py>(py: Python<'py>, shape: &Geometry, census: &table::Stats) -> PyResult<Bound<'py, PyAny>> {
+    let (tables, leaves) = (PyDict::new(py), PyDict::new(py));
+    let mut level = Some(shape.start_level());
+    while let Some(here) = level {
+        tables.set_item(here.get(), census.tables[slot(here)])?;
+        leaves.set_item(here.get(), census.leaves[slot(here)])?;
+        level = here.deeper();
+    }
+    let arguments = (
+        tables,
+        leaves,
+        census.mapped_bytes,
+        census.locked,
+        census.frozen,
+        census.annotated,
+    );
+    Types::get(py)?.stats.bind(py).call1(arguments)
+}
+
+/// Place of a level in arrays by level -1..=3.
+const fn slot(level: Level) -> usize {
+    level.slot()
+}
