@@ -19,6 +19,9 @@ use crate::table::{Error, Existing, Handle, Mapped};
 /// Elements worked on between two looks for Ctrl-C.
 const BETWEEN_SIGNALS: usize = 1 << 16;
 
+/// Elements worked on in one stay, during which no retired frame is freed.
+const BETWEEN_REPINS: usize = 256;
+
 /// The elements of a one-dimensional uint64 array, copied. Strides and alignment do not matter.
 fn elements(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     let py = obj.py();
@@ -93,7 +96,13 @@ impl PyStage2 {
             let end = count.min(start + BETWEEN_SIGNALS);
             let work = &mut each;
             let done = self.detached(py, move |table| {
-                (start..end).try_for_each(|index| work(table, index).map_err(|refused| (index, refused)))
+                let mut stay = table.stay();
+                (start..end).try_for_each(|index| {
+                    if index % BETWEEN_REPINS == 0 {
+                        stay.repin();
+                    }
+                    work(table, index).map_err(|refused| (index, refused))
+                })
             })?;
             done.map_err(|refused| at_element(py, refused))?;
             start = end;

@@ -9,6 +9,7 @@ mod convert;
 mod error;
 mod events;
 mod leaves;
+mod open;
 mod query;
 mod sink;
 mod stage2;

@@ -6,12 +6,14 @@ use pyo3::prelude::*;
 use std::vec;
 
 use super::convert::{AccessArg, IpaArg, SizeArg};
-use super::sink::Watch;
+use super::open::Open;
+use super::sink::{Sink, Watch};
 use super::stage2::PyStage2;
 use super::{error, events, leaves, types};
 use crate::arch::{AccessKind, Ipa};
+use crate::memory::Arena;
 use crate::sync::Mutex;
-use crate::table::{Error, Mapping};
+use crate::table::{Error, Handle, Mapping};
 
 /// Leaves that the iterator collects at a time: few at first, for those who look at the first one only.
 const FIRST_STEP: usize = 8;
@@ -58,7 +60,7 @@ impl PyStage2 {
     #[pyo3(signature = (ipa, access = None), text_signature = "($self, ipa, access='r')")]
     fn translate<'py>(&self, py: Python<'py>, ipa: IpaArg, access: Option<AccessArg>) -> PyResult<Bound<'py, PyAny>> {
         let access = access.map_or(AccessKind::Read, |access| access.0);
-        match self.table(py)?.handle().translate(ipa.0, access) {
+        match self.with(py, 0, |table| table.translate(ipa.0, access))? {
             Ok(hit) => types::translation(py, &hit),
             Err(refused) => Err(error::fault(py, &refused)),
         }
@@ -76,19 +78,19 @@ impl PyStage2 {
     /// >>> Stage2().lookup(0x8000_1234)
     /// Entry(raw=0x0, level=1, base=0x80000000, kind=empty)
     fn lookup<'py>(&self, py: Python<'py>, ipa: IpaArg) -> PyResult<Bound<'py, PyAny>> {
-        let found = self.table(py)?.handle().lookup(ipa.0);
+        let found = self.with(py, 0, |table| table.lookup(ipa.0))?;
         types::entry(py, &found.map_err(|refused| error::table(py, refused))?)
     }
 
     /// Return the leaf that translates an address, a `Mapping`; NotMappedError (a KeyError) if none does.
     fn __getitem__<'py>(&self, py: Python<'py>, ipa: IpaArg) -> PyResult<Bound<'py, PyAny>> {
-        let leaf = leaf_at(self, py, ipa.0)?;
+        let leaf = self.with(py, 0, |table| leaf_at(table, ipa.0))?;
         types::mapping(py, &leaf.map_err(|refused| error::table(py, refused))?)
     }
 
     /// Whether a leaf translates an address.
     fn __contains__(&self, py: Python<'_>, ipa: IpaArg) -> PyResult<bool> {
-        let found = self.table(py)?.handle().lookup(ipa.0);
+        let found = self.with(py, 0, |table| table.lookup(ipa.0))?;
         Ok(found.is_ok_and(|found| found.pte.is_leaf(found.level)))
     }
 
@@ -266,32 +268,23 @@ impl PyStage2 {
         // An IPA beyond the space leaves size 1, which is refused for the IPA's sake.
         let rest = table.config().geometry.ipa_limit().saturating_sub(start.get()).max(1);
         let size = size.map_or(rest, |size| size.0);
-        let checked = table.handle().leaves(start, size).map(drop);
+        let checked = table.work(|handle| handle.leaves(start, size).map(drop));
         checked.map_err(|refused| error::table(py, refused))?;
         Ok((start.get(), start.get() + size))
     }
 }
 
 /// The leaf at an address.
-fn leaf_at(stage2: &PyStage2, py: Python<'_>, ipa: Ipa) -> PyResult<Result<Mapping, Error>> {
-    let table = stage2.table(py)?;
-    let (handle, format) = (table.handle(), table.format());
-    Ok(handle.lookup(ipa).and_then(|found| {
-        if !found.pte.is_leaf(found.level) {
-            return Err(Error::NotMapped {
-                ipa,
-                level: found.level,
-            });
-        }
-        Ok(Mapping {
-            ipa: found.base,
-            size: table.config().geometry.size(found.level),
-            pa: format.output(found.pte, found.level),
+fn leaf_at(table: &Handle<'_, Arena, Sink>, ipa: Ipa) -> Result<Mapping, Error> {
+    let found = table.lookup(ipa)?;
+    if !found.pte.is_leaf(found.level) {
+        return Err(Error::NotMapped {
+            ipa,
             level: found.level,
-            attrs: format.attrs(found.pte),
-            raw: found.pte,
-        })
-    }))
+        });
+    }
+    let size = table.config().geometry.size(found.level);
+    Ok(Mapping::new(table.format(), found.base, size, found.level, found.pte))
 }
 
 /// Where an iterator stands.
@@ -336,19 +329,17 @@ impl LeafIterator {
 
 impl Cursor {
     /// The next leaf, from what was collected or from the table.
-    fn advance(&mut self, table: &super::stage2::Table) -> Result<Option<Mapping>, Error> {
+    fn advance(&mut self, table: &Open) -> Result<Option<Mapping>, Error> {
         if let Some(leaf) = self.ready.next() {
             return Ok(Some(leaf));
         }
         if self.next >= self.end {
             return Ok(None);
         }
-        let handle = table.handle();
         let step = mem::replace(&mut self.step, STEP);
-        let found: Vec<Mapping> = handle
-            .leaves(Ipa::new(self.next), self.end - self.next)?
-            .take(step)
-            .collect();
+        let (start, size) = (Ipa::new(self.next), self.end - self.next);
+        let found =
+            table.work(|handle| -> Result<Vec<_>, Error> { Ok(handle.leaves(start, size)?.take(step).collect()) })?;
         self.next = if found.len() < step {
             self.end
         } else {

@@ -8,15 +8,13 @@ use pyo3::prelude::*;
 use pyo3::types::PyAny;
 
 use super::convert::{GranuleArg, LevelArg, SizeArg, choice, small, unsigned};
+use super::open::{Open, Table};
 use super::sink::{Sink, Watch};
 use super::{error, types};
 use crate::arch::{BlockRule, Geometry, GeometryOptions, Pa};
 use crate::memory::{Arena, ArenaOptions, TableMemory};
 use crate::sync::{Arc, RwLock};
-use crate::table::{Config, Handle, Recording, Stage2, Stall, StallKind};
-
-/// The table behind the class.
-pub type Table = Stage2<Arena, Sink>;
+use crate::table::{Config, Handle, Recording, Stall, StallKind};
 
 /// Bytes of the range, in pages, from which on a call may take more than about 10 microseconds: then it detaches.
 const LONG: u64 = 1024;
@@ -90,12 +88,12 @@ const RECORDED: usize = 1 << 16;
 #[pyclass(name = "Stage2", module = "s2pt", frozen, weakref)]
 pub struct PyStage2 {
     /// None once closed. Held for the length of an `Arc` clone, never while Python code runs.
-    table: RwLock<Option<Arc<Table>>>,
+    table: RwLock<Option<Arc<Open>>>,
 }
 
 impl PyStage2 {
     /// The table, or ClosedError.
-    pub fn table(&self, py: Python<'_>) -> PyResult<Arc<Table>> {
+    pub fn table(&self, py: Python<'_>) -> PyResult<Arc<Open>> {
         let slot = self.table.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         slot.clone()
             .ok_or_else(|| error::closed(py, String::from("this Stage2 was closed")))
@@ -111,9 +109,9 @@ impl PyStage2 {
         let table = self.table(py)?;
         let long = bytes > LONG * table.config().geometry.granule().size() || table.tlb().stalls();
         Ok(if long {
-            py.detach(move || work(&table.handle()))
+            py.detach(move || table.work(work))
         } else {
-            work(&table.handle())
+            table.work(work)
         })
     }
 
@@ -124,7 +122,7 @@ impl PyStage2 {
         work: impl FnOnce(&Handle<'_, Arena, Sink>) -> R + Send,
     ) -> PyResult<R> {
         let table = self.table(py)?;
-        Ok(py.detach(move || work(&table.handle())))
+        Ok(py.detach(move || table.work(work)))
     }
 }
 
@@ -202,7 +200,7 @@ impl PyStage2 {
         let arena = Arena::new(room(&geometry, quota)).map_err(|refused| error::arena(py, refused))?;
         let table = Table::new(config, arena, sink).map_err(|refused| error::table(py, refused))?;
         Ok(Self {
-            table: RwLock::new(Some(Arc::new(table))),
+            table: RwLock::new(Some(Arc::new(Open::new(table)))),
         })
     }
 

@@ -124,6 +124,13 @@ mod imp {
         handle: Rc<epoch::LocalHandle>,
     }
 
+    impl Local {
+        /// Whether this is a registration with `collector`.
+        pub(crate) fn is_of(&self, collector: &Collector) -> bool {
+            *self.handle.collector() == collector.0
+        }
+    }
+
     /// Keeps the walk's tables from being freed.
     pub type Guard = epoch::Guard;
 
@@ -197,6 +204,12 @@ mod imp {
     /// Shared access by one thread.
     #[derive(Clone)]
     pub struct Local(Arc<Shared>);
+
+    impl Local {
+        pub(crate) fn is_of(&self, collector: &Collector) -> bool {
+            Arc::ptr_eq(&self.0, &collector.0)
+        }
+    }
 
     /// One reader inside.
     pub struct Guard(Arc<Shared>);

@@ -217,6 +217,22 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
         }
     }
 
+    /// A registration of the calling thread that borrows nothing, for callers who cannot keep a handle: see
+    /// [`handle_of`](Self::handle_of). It should not outlive the table by long: it keeps the collector.
+    pub fn register(&self) -> Local {
+        self.collector.register()
+    }
+
+    /// A handle out of a registration of the calling thread, at next to no cost; `None` if the registration is with
+    /// another table.
+    pub fn handle_of(&self, local: &Local) -> Option<Handle<'_, M, T>> {
+        local.is_of(&self.collector).then(|| View {
+            core: &self.core,
+            access: local.clone(),
+            wait: true,
+        })
+    }
+
     /// Exclusive access.
     pub fn exclusive(&mut self) -> Exclusive<'_, M, T> {
         View {
