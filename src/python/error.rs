@@ -38,7 +38,6 @@ classes! {
     conflict => "ConflictError",
     fault => "Fault",
     geometry => "GeometryError",
-    image => "ImageError",
     level => "LevelError",
     not_mapped => "NotMappedError",
     out_of_frames => "OutOfFramesError",
@@ -80,8 +79,6 @@ macro_rules! plain {
 plain! {
     /// An address that is negative or beyond a limit.
     address;
-    /// A misaligned address or size, or a size of zero.
-    alignment;
     /// Attributes that no descriptor can say.
     attributes;
     /// Anything without a class of its own.
@@ -90,8 +87,6 @@ plain! {
     closed;
     /// A shape that no table has.
     geometry;
-    /// A file or buffer that is no table image.
-    image;
     /// A level that is none.
     level;
 }
