@@ -26,7 +26,7 @@ const ADDRESS: usize = 8;
 /// println!("VTCR_EL2 {}, {} leaves", image.vtcr(), image.leaves().count());
 /// # Ok::<(), s2pt::image::ImageError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Dump<B> {
     bytes: B,
     page_size: usize,
@@ -220,6 +220,18 @@ impl<B: AsRef<[u8]>> ReadMemory for Dump<B> {
             (pa, rest) = (next, later);
         }
         true
+    }
+}
+
+impl<B> core::fmt::Debug for Dump<B> {
+    /// The header; the pages would fill screens.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Dump")
+            .field("page_size", &self.page_size)
+            .field("pages", &self.pages)
+            .field("vtcr", &self.vtcr)
+            .field("vttbr", &self.vttbr)
+            .finish_non_exhaustive()
     }
 }
 

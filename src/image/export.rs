@@ -64,8 +64,8 @@ impl<R: ReadMemory> Image<R> {
             if !self.memory().read_table(table, &mut page) {
                 return Err(ImageError::Missing { table, ipa, level });
             }
-            // Only what the hardware would read is followed: the root may be part of a page.
-            let walked = if level == start && geometry.root_size() < page_size {
+            // Only what the hardware would read is followed: the root may be a part of a page.
+            let walked = if level == start && self.table_len(start) < page.len() {
                 let first = (self.root().offset_from(root) / 8) as usize;
                 first..first + self.table_len(start)
             } else {
