@@ -91,7 +91,7 @@ impl Geometry {
     }
 
     /// A model geometry for the checkers: 4K pages, `stride` index bits a level, `levels` levels ending in level 3,
-    /// blocks at every level but the start level (so none when there is one level only).
+    /// blocks at every level.
     ///
     /// # Panics
     /// Unless `levels` is 1..=5 and `stride` 1..=9.
@@ -104,7 +104,7 @@ impl Geometry {
         let start = start_of(levels);
         let leaf_levels = Level::ALL
             .iter()
-            .filter(|&&l| l > start || l.is_last())
+            .filter(|&&l| l >= start)
             .fold(0, |m, l| m | 1 << l.slot());
         let ipa_bits = (12 + stride * levels) as u8;
         let shape = Shape {

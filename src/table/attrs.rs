@@ -65,6 +65,7 @@ struct Attributes<'m, M: TableMemory, W> {
     reserve: Reserve<'m, M>,
     /// Ageing is about leaves: a block that is covered in part changes as a whole.
     whole_leaves: bool,
+    flush: Flush,
     stale: Stale,
     changed: Changed,
     /// Some visited leaf had its access flag set.
@@ -108,6 +109,10 @@ impl<M: TableMemory, T: Tlb, A: Access, W: Rewrite> Visitor<M, T, A> for Attribu
                 }
                 self.changed.leaves += view.pieces(&at);
             }
+        } else if A::SHARED && self.flush == Flush::Broadcast {
+            // Unchanged may mean that a peer was faster a moment ago, and his TLBI may still be under way. What this call
+            // promises must not hang on him.
+            self.stale.add(Ipa::new(at.base), at.size, Some(at.level()));
         }
         self.young |= format.af(pte);
         self.changed.bytes += at.bytes();
@@ -259,6 +264,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             rewrite,
             reserve,
             whole_leaves,
+            flush,
             stale: Stale::NONE,
             changed: Changed::default(),
             young: false,

@@ -44,7 +44,7 @@ pub(crate) struct Table<'g> {
     pub(crate) pa: Pa,
     /// The level of the entries in it.
     pub(crate) level: Level,
-    #[cfg(debug_assertions)]
+    #[cfg(any(debug_assertions, loom, shuttle))]
     generation: u32,
 }
 
@@ -71,7 +71,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             entries: self.core.memory.root(self.core.root, geometry.root_frames()),
             pa: self.core.root,
             level: geometry.start_level(),
-            #[cfg(debug_assertions)]
+            #[cfg(any(debug_assertions, loom, shuttle))]
             generation: self.core.memory.generation(self.core.root),
         }
     }
@@ -85,15 +85,15 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             pa,
             // A TABLE entry exists at levels above the last one only, so there always is a deeper level.
             level: parent.level.deeper().unwrap_or(Level::L3),
-            #[cfg(debug_assertions)]
+            #[cfg(any(debug_assertions, loom, shuttle))]
             generation: self.core.memory.generation(pa),
         }
     }
 
-    /// In debug builds: the frame must not have been freed since the walk reached it.
+    /// In debug builds and models: the frame must not have been freed since the walk reached it.
     #[inline(always)]
     fn check_alive(&self, _table: Table<'_>) {
-        #[cfg(debug_assertions)]
+        #[cfg(any(debug_assertions, loom, shuttle))]
         assert_eq!(
             self.core.memory.generation(_table.pa),
             _table.generation,

@@ -57,7 +57,6 @@ pub struct Unlinked {
 }
 
 /// Exclusive access: plain stores, frames freed at once.
-#[derive(Debug)]
 pub struct Alone;
 
 impl Access for Alone {
@@ -102,7 +101,6 @@ mod imp {
     use crossbeam_epoch as epoch;
 
     /// A table's own epoch collector.
-    #[derive(Debug)]
     pub(crate) struct Collector(epoch::Collector);
 
     impl Collector {
@@ -119,7 +117,7 @@ mod imp {
     }
 
     /// Shared access by one registered thread. Not `Send`: each thread registers for itself.
-    #[derive(Clone, Debug)]
+    #[derive(Clone)]
     pub struct Local {
         handle: Rc<epoch::LocalHandle>,
     }

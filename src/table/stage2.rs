@@ -43,7 +43,6 @@ impl Config {
 
 /// What every view of a table shares. Frames reached from `root` belong to it.
 #[doc(hidden)]
-#[derive(Debug)]
 pub struct Core<M: TableMemory, T: Tlb> {
     pub(crate) config: Config,
     pub(crate) format: Format,
@@ -95,7 +94,6 @@ impl<M: TableMemory, T: Tlb> Drop for Core<M, T> {
 /// assert_eq!(hit.pa, Pa::new(0x4000_1234));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct Stage2<M: TableMemory, T: Tlb = Null> {
     core: Arc<Core<M, T>>,
     collector: Collector,
@@ -108,12 +106,28 @@ pub type Handle<'t, M, T = Null> = View<'t, M, T, Local>;
 pub type Exclusive<'t, M, T = Null> = View<'t, M, T, Alone>;
 
 /// A way into a table, shared or exclusive by its access mode `A`. All operations are defined on it.
-#[derive(Debug)]
 pub struct View<'t, M: TableMemory, T: Tlb, A: Access> {
     pub(crate) core: &'t Arc<Core<M, T>>,
     pub(crate) access: A,
     /// Whether a LOCKED entry is waited for, or answered with [`Error::Again`].
     pub(crate) wait: bool,
+}
+
+impl<M: TableMemory, T: Tlb> core::fmt::Debug for Stage2<M, T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Stage2({:?}, root {})", self.core.config.geometry, self.core.root)
+    }
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> core::fmt::Debug for View<'_, M, T, A> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let kind = if A::SHARED { "shared" } else { "exclusive" };
+        write!(
+            f,
+            "View({kind}, {:?}, root {})",
+            self.core.config.geometry, self.core.root
+        )
+    }
 }
 
 impl<M: TableMemory, T: Tlb> Stage2<M, T> {
