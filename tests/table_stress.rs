@@ -49,7 +49,7 @@ impl Tlb for Jitter {
             Event::Store { .. } => 64,
             _ => return,
         };
-        if self.0.fetch_add(1, Ordering::Relaxed) % often == 0 {
+        if self.0.fetch_add(1, Ordering::Relaxed).is_multiple_of(often) {
             std::thread::yield_now();
         }
     }
