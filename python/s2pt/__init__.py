@@ -22,7 +22,7 @@ s2pt.errors.NotMappedError: nothing is mapped at 0x90000000 (the walk ends at le
 
 from __future__ import annotations
 
-from s2pt._core import Stage2
+from s2pt._core import Stage2, __version__
 from s2pt.errors import (
     AccessFlagFault,
     AddressError,
@@ -51,6 +51,7 @@ from s2pt.types import (
     Changed,
     Entry,
     Existing,
+    FaultCode,
     Geometry,
     Mapped,
     Mapping,
@@ -78,6 +79,7 @@ __all__ = [
     "Entry",
     "Existing",
     "Fault",
+    "FaultCode",
     "Geometry",
     "GeometryError",
     "ImageError",
@@ -97,5 +99,6 @@ __all__ = [
     "TraceError",
     "Translation",
     "TranslationFault",
+    "__version__",
     "parse_size",
 ]

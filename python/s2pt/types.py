@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass, fields
-from enum import IntFlag, StrEnum
+from enum import IntEnum, IntFlag, StrEnum
 from operator import index
 from typing import ClassVar, SupportsIndex
 
@@ -23,6 +23,7 @@ __all__ = [
     "Changed",
     "Entry",
     "Existing",
+    "FaultCode",
     "Geometry",
     "Mapped",
     "Mapping",
@@ -135,6 +136,22 @@ class Existing(_Choice):
     REPLACE = "replace"
     KEEP = "keep"
     ERROR = "error"
+
+
+class FaultCode(IntEnum):
+    """What became of an access, as the arrays of `Stage2.translate_many` and `Stage2.touch` say it.
+
+    Examples
+    --------
+    >>> FaultCode(3)
+    <FaultCode.PERMISSION: 3>
+    """
+
+    NONE = 0
+    TRANSLATION = 1
+    ACCESS_FLAG = 2
+    PERMISSION = 3
+    ADDRESS_SIZE = 4
 
 
 class Blocks(_Choice):

@@ -2,10 +2,11 @@
 
 use pyo3::prelude::*;
 
-use super::convert::{GranuleArg, LevelArg, Number, choice, small};
+use super::convert::{DialectArg, GranuleArg, LevelArg, Number, PaBits};
 use super::error;
 use crate::arch::{
-    self, AccessKind, Dialect, Esr, Fault, Field, Format, FormatOptions, Geometry, GeometryOptions, Pte, Vtcr, Vttbr,
+    self, AccessKind, Dialect, Esr, Fault, Field, Format, FormatOptions, Geometry, GeometryOptions, Granule, Pte, Vtcr,
+    Vttbr,
 };
 
 /// A field: bits, name, value and meaning; bits are empty for what follows from several fields.
@@ -57,37 +58,31 @@ fn conclusion(name: &str, meaning: String) -> Row {
 /// 10 AF 0x1 accessed
 #[pyfunction]
 #[pyo3(signature = (
-    value, *, level, granule = None, lpa2 = false, xnx = false, fwb = false, pa_bits = None, dialect = None
+    value, *, level, granule = GranuleArg(Granule::K4), lpa2 = false, xnx = false, fwb = false, pa_bits = PaBits(48), dialect = DialectArg(Dialect::Own)
 ), text_signature = "(value, *, level, granule=4096, lpa2=False, xnx=False, fwb=False, pa_bits=48, dialect='own')")]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python function")]
 pub fn explain_entry(
     py: Python<'_>,
     value: Number,
     level: LevelArg,
-    granule: Option<GranuleArg>,
+    granule: GranuleArg,
     lpa2: bool,
     xnx: bool,
     fwb: bool,
-    pa_bits: Option<&Bound<'_, PyAny>>,
-    dialect: Option<&Bound<'_, PyAny>>,
+    pa_bits: PaBits,
+    dialect: DialectArg,
 ) -> PyResult<Vec<Row>> {
     // The size of the IPA space says nothing about an entry; 48 bits exist for each granule.
-    let mut options = GeometryOptions {
+    let options = GeometryOptions {
+        granule: granule.0,
         ipa_bits: 48,
+        pa_bits: pa_bits.0,
         lpa2,
         ..Default::default()
     };
-    if let Some(granule) = granule {
-        options.granule = granule.0;
-    }
-    if let Some(bits) = pa_bits {
-        options.pa_bits = small("pa_bits", bits, |message| error::geometry(py, message))?;
-    }
-    let dialects = [("own", Dialect::Own), ("kvm6", Dialect::Kvm6), ("kvm7", Dialect::Kvm7)];
-    let dialect = dialect.map_or(Ok(Dialect::Own), |dialect| choice(dialect, "dialect", &dialects))?;
     let geometry = Geometry::new(options).map_err(|refused| error::shape(py, refused))?;
     let format = Format::new(&geometry, FormatOptions { fwb, xnx });
-    let fields = arch::explain_entry(Pte::from_raw(value.0), level.0, &geometry, &format, dialect);
+    let fields = arch::explain_entry(Pte::from_raw(value.0), level.0, &geometry, &format, dialect.0);
     Ok(rows(fields))
 }
 

@@ -12,7 +12,7 @@ use super::convert::{AccessArg, ExistingArg, LevelArg, MemTypeArg, ProtArg, Size
 use super::sink::Sink;
 use super::stage2::PyStage2;
 use super::{error, types};
-use crate::arch::{AccessKind, Attrs, Fault, FaultKind, Ipa, Level, Pa};
+use crate::arch::{Attrs, Fault, FaultKind, Ipa, Level, Pa};
 use crate::memory::Arena;
 use crate::table::{Error, Existing, Handle, Mapped};
 
@@ -91,6 +91,8 @@ impl PyStage2 {
         count: usize,
         mut each: impl FnMut(&Handle<'_, Arena, Sink>, usize) -> Result<(), Error> + Send,
     ) -> PyResult<()> {
+        // Also for an empty array: is it open?
+        self.table(py)?;
         let mut start = 0;
         while start < count {
             let end = count.min(start + BETWEEN_SIGNALS);
@@ -158,7 +160,7 @@ impl PyStage2 {
     /// >>> s2.map_many(ipa, ipa + (1 << 30))
     /// Mapped(bytes=4000KiB, kept=0B)
     #[pyo3(signature = (
-        ipa, pa, size = None, prot = None, *, memtype = None, existing = None, largest = None, software = None, af = true
+        ipa, pa, size = None, prot = ProtArg::RW, *, memtype = MemTypeArg::NORMAL, existing = ExistingArg::REPLACE, largest = None, software = SoftwareArg::NONE, af = true
     ), text_signature = "($self, ipa, pa, size=None, prot=Prot.RW, *, memtype=MemType.NORMAL, existing='replace', \
         largest=None, software=0, af=True)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python method")]
@@ -168,11 +170,11 @@ impl PyStage2 {
         ipa: &Bound<'py, PyAny>,
         pa: &Bound<'py, PyAny>,
         size: Option<SizeArg>,
-        prot: Option<ProtArg>,
-        memtype: Option<MemTypeArg>,
-        existing: Option<ExistingArg>,
+        prot: ProtArg,
+        memtype: MemTypeArg,
+        existing: ExistingArg,
         largest: Option<LevelArg>,
-        software: Option<SoftwareArg>,
+        software: SoftwareArg,
         af: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (ipa, pa) = (elements("ipa", ipa)?, elements("pa", pa)?);
@@ -273,23 +275,22 @@ impl PyStage2 {
     /// >>> pa, level, fault = s2.translate_many(np.array([0x1234, 0x20_0000], dtype=np.uint64))
     /// >>> [hex(a) for a in pa.tolist()], level.tolist(), fault.tolist()
     /// (['0x40001234', '0x0'], [2, 2], [0, 1])
-    #[pyo3(signature = (ipa, access = None), text_signature = "($self, ipa, access='r')")]
+    #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
     #[expect(clippy::type_complexity, reason = "three arrays")]
     fn translate_many<'py>(
         &self,
         py: Python<'py>,
         ipa: &Bound<'py, PyAny>,
-        access: Option<AccessArg>,
+        access: AccessArg,
     ) -> PyResult<(
         Bound<'py, PyArray1<u64>>,
         Bound<'py, PyArray1<i8>>,
         Bound<'py, PyArray1<u8>>,
     )> {
         let ipa = elements("ipa", ipa)?;
-        let access = access.map_or(AccessKind::Read, |access| access.0);
         let (mut pas, mut levels, mut faults) = (vec![0; ipa.len()], vec![0; ipa.len()], vec![0; ipa.len()]);
         self.each(py, ipa.len(), |table, index| {
-            match table.translate(Ipa::new(ipa[index]), access) {
+            match table.translate(Ipa::new(ipa[index]), access.0) {
                 Ok(hit) => (pas[index], levels[index]) = (hit.pa.get(), hit.level.get()),
                 Err(Fault { kind, level, .. }) => (levels[index], faults[index]) = (level.get(), code(kind)),
             }
@@ -324,20 +325,19 @@ impl PyStage2 {
     /// Mapped(bytes=2MiB, kept=0B)
     /// >>> s2.touch(np.array([0x1234, 0x20_0000], dtype=np.uint64), "w").tolist(), s2.test_young(0, "2MiB")
     /// ([0, 1], True)
-    #[pyo3(signature = (ipa, access = None), text_signature = "($self, ipa, access='r')")]
+    #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
     fn touch<'py>(
         &self,
         py: Python<'py>,
         ipa: &Bound<'py, PyAny>,
-        access: Option<AccessArg>,
+        access: AccessArg,
     ) -> PyResult<Bound<'py, PyArray1<u8>>> {
         let ipa = elements("ipa", ipa)?;
-        let access = access.map_or(AccessKind::Read, |access| access.0);
         let mut faults = vec![0; ipa.len()];
         self.each(py, ipa.len(), |table, index| {
             let page = table.config().geometry.size(Level::L3);
             let here = Ipa::new(ipa[index]);
-            match table.translate(here, access) {
+            match table.translate(here, access.0) {
                 Ok(hit) if hit.attrs.af => {}
                 Ok(_) => match table.mark_young(here.align_down(page), page) {
                     // Unmapped by a peer since: the access came first.

@@ -5,23 +5,23 @@ use pyo3::prelude::*;
 use super::convert::{ExistingArg, IpaArg, LevelArg, MemTypeArg, PaArg, ProtArg, SizeArg, SoftwareArg};
 use super::stage2::PyStage2;
 use super::{error, types};
-use crate::arch::{Attrs, Level, MemType, Prot};
-use crate::table::{Existing, MapOptions};
+use crate::arch::Attrs;
+use crate::table::MapOptions;
 
 /// The attributes that the keyword arguments say.
-pub fn attrs(prot: Option<ProtArg>, memtype: Option<MemTypeArg>, software: Option<SoftwareArg>, af: bool) -> Attrs {
+pub fn attrs(prot: ProtArg, memtype: MemTypeArg, software: SoftwareArg, af: bool) -> Attrs {
     Attrs {
-        memtype: memtype.map_or(MemType::Normal, |memtype| memtype.0),
-        software: software.map_or(0, |software| software.0),
+        memtype: memtype.0,
+        software: software.0,
         af,
-        ..Attrs::new(prot.map_or(Prot::RW, |prot| prot.0))
+        ..Attrs::new(prot.0)
     }
 }
 
 /// The options of a map that the keyword arguments say.
-pub fn options(existing: Option<ExistingArg>, largest: Option<LevelArg>, over_tables: bool) -> MapOptions {
+pub fn options(existing: ExistingArg, largest: Option<LevelArg>, over_tables: bool) -> MapOptions {
     MapOptions {
-        existing: existing.map_or(Existing::Replace, |existing| existing.0),
+        existing: existing.0,
         largest: largest.map(|level| level.0),
         over_tables,
     }
@@ -89,7 +89,7 @@ impl PyStage2 {
     ///     ...
     /// s2pt.errors.Again: 0x40000000 is being changed by a peer, or was changed first (level 1): try again
     #[pyo3(signature = (
-        ipa, size, pa, prot = None, *, memtype = None, existing = None, largest = None, software = None, af = true,
+        ipa, size, pa, prot = ProtArg::RW, *, memtype = MemTypeArg::NORMAL, existing = ExistingArg::REPLACE, largest = None, software = SoftwareArg::NONE, af = true,
         over_tables = false
     ), text_signature = "($self, ipa, size, pa, prot=Prot.RW, *, memtype=MemType.NORMAL, existing='replace', \
         largest=None, software=0, af=True, over_tables=False)")]
@@ -100,11 +100,11 @@ impl PyStage2 {
         ipa: IpaArg,
         size: SizeArg,
         pa: PaArg,
-        prot: Option<ProtArg>,
-        memtype: Option<MemTypeArg>,
-        existing: Option<ExistingArg>,
+        prot: ProtArg,
+        memtype: MemTypeArg,
+        existing: ExistingArg,
         largest: Option<LevelArg>,
-        software: Option<SoftwareArg>,
+        software: SoftwareArg,
         af: bool,
         over_tables: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
@@ -306,11 +306,9 @@ impl PyStage2 {
     /// 2
     /// >>> s2.stats().leaves
     /// {1: 0, 2: 511, 3: 512}
-    #[pyo3(signature = (ipa, size, level = None), text_signature = "($self, ipa, size, level=3)")]
-    fn split(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg, level: Option<LevelArg>) -> PyResult<u64> {
-        let level = level.map_or(Level::L3, |level| level.0);
-        // A block in the range may be larger than the range says: its split is bounded by two tables a level.
-        let done = self.with(py, size.0, |table| table.split(ipa.0, size.0, level))?;
+    #[pyo3(signature = (ipa, size, level = LevelArg::PAGES), text_signature = "($self, ipa, size, level=3)")]
+    fn split(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg, level: LevelArg) -> PyResult<u64> {
+        let done = self.with(py, size.0, |table| table.split(ipa.0, size.0, level.0))?;
         done.map_err(|refused| error::table(py, refused))
     }
 

@@ -12,8 +12,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
 use super::error;
-use crate::arch::{AccessKind, Granule, Ipa, Level, MemType, Pa, Prot};
-use crate::table::Existing;
+use crate::arch::{AccessKind, BlockRule, Dialect, Granule, Ipa, Level, MemType, Pa, Prot};
+use crate::table::{Existing, StallKind};
 
 /// An intermediate physical address given by the caller.
 #[derive(Clone, Copy)]
@@ -59,6 +59,66 @@ pub struct SoftwareArg(pub u8);
 #[derive(Clone, Copy)]
 pub struct Number(pub u64);
 
+/// Bits of the input address.
+#[derive(Clone, Copy)]
+pub struct IpaBits(pub u8);
+
+/// Bits of the output address.
+#[derive(Clone, Copy)]
+pub struct PaBits(pub u8);
+
+/// A VMID.
+#[derive(Clone, Copy)]
+pub struct Vmid(pub u16);
+
+/// An `s2pt.Blocks` or its text.
+#[derive(Clone, Copy)]
+pub struct BlocksArg(pub BlockRule);
+
+/// How a stalled TLBI waits.
+#[derive(Clone, Copy)]
+pub struct StallHow(pub StallKind);
+
+/// Whose invalid entries.
+#[derive(Clone, Copy)]
+pub struct DialectArg(pub Dialect);
+
+// What Python leaves out.
+impl IpaArg {
+    /// The start of the IPA space.
+    pub const ZERO: Self = Self(Ipa::new(0));
+}
+
+impl LevelArg {
+    /// The last level.
+    pub const PAGES: Self = Self(Level::L3);
+}
+
+impl ProtArg {
+    /// Read and write.
+    pub const RW: Self = Self(Prot::RW);
+}
+
+impl MemTypeArg {
+    /// Normal write-back memory.
+    pub const NORMAL: Self = Self(MemType::Normal);
+}
+
+impl AccessArg {
+    /// A data read.
+    pub const READ: Self = Self(AccessKind::Read);
+}
+
+impl ExistingArg {
+    /// What is mapped makes way.
+    pub const REPLACE: Self = Self(Existing::Replace);
+}
+
+impl SoftwareArg {
+    /// All clear.
+    pub const NONE: Self = Self(0);
+}
+
 /// Implements `FromPyObject` by a function of the object.
 macro_rules! extract {
     ($($arg:ident = $function:expr;)*) => {$(
@@ -84,6 +144,12 @@ extract! {
     ExistingArg = |obj| choice(obj, "existing", EXISTING);
     SoftwareArg = software;
     Number = |obj| unsigned("value", obj);
+    IpaBits = |obj| bits("ipa_bits", obj);
+    PaBits = |obj| bits("pa_bits", obj);
+    Vmid = vmid;
+    BlocksArg = |obj| choice(obj, "blocks", &[("arch", BlockRule::Architecture), ("kvm", BlockRule::Kvm)]);
+    StallHow = |obj| choice(obj, "stall_how", &[("sleep", StallKind::Sleep), ("spin", StallKind::Spin)]);
+    DialectArg = |obj| choice(obj, "dialect", DIALECTS);
 }
 
 /// Texts of the memory types, in the words of `s2pt.MemType`.
@@ -111,12 +177,12 @@ const EXISTING: &[(&str, Existing)] = &[
     ("error", Existing::Error),
 ];
 
+const DIALECTS: &[(&str, Dialect)] = &[("own", Dialect::Own), ("kvm6", Dialect::Kvm6), ("kvm7", Dialect::Kvm7)];
+
 /// The integer `obj` as an unsigned 64-bit value; `what` names it in the message when it is none.
 pub fn unsigned(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<u64> {
-    refuse_lookalikes(what, obj)?;
-    // Also takes anything with __index__.
-    obj.extract::<u64>().or_else(|_| {
-        let number = obj.call_method0(intern!(obj.py(), "__index__"))?;
+    let number = integer(what, obj)?;
+    number.extract::<u64>().or_else(|_| {
         let shown = number.call_method1(intern!(obj.py(), "__format__"), ("#x",))?;
         let reason = if number.lt(0)? {
             "is negative"
@@ -127,29 +193,22 @@ pub fn unsigned(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<u64> {
     })
 }
 
-/// A whole number in a small range; `refuse` says what is wrong with another one.
-pub fn small(what: &str, obj: &Bound<'_, PyAny>, refuse: impl FnOnce(String) -> PyErr) -> PyResult<u8> {
-    refuse_lookalikes(what, obj)?;
-    match obj.extract::<i64>().ok().and_then(|number| u8::try_from(number).ok()) {
-        Some(number) => Ok(number),
-        None => Err(refuse(format!("{what} {} is not in 0..255", short(obj)))),
-    }
-}
-
-/// Refuses what would convert silently but is no integer: `bool`, `float`, and everything without `__index__`.
-fn refuse_lookalikes(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+/// `obj` as an int, asked for its value once. What would convert silently but is no integer is refused: `bool`, `float`,
+/// and everything without `__index__`.
+fn integer<'py>(what: &str, obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    static INDEX: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     if obj.is_exact_instance_of::<PyInt>() {
-        return Ok(());
+        return Ok(obj.clone());
     }
-    let wrong = obj.is_instance_of::<PyBool>()
-        || obj.is_instance_of::<PyFloat>()
-        || !obj.hasattr(intern!(obj.py(), "__index__"))?;
+    let py = obj.py();
+    let wrong =
+        obj.is_instance_of::<PyBool>() || obj.is_instance_of::<PyFloat>() || !obj.hasattr(intern!(py, "__index__"))?;
     if wrong {
         let kind = obj.get_type();
         let message = format!("{what} must be an integer, not {} ({})", kind.name()?, short(obj));
         return Err(PyTypeError::new_err(message));
     }
-    Ok(())
+    INDEX.import(py, "operator", "index")?.call1((obj,))
 }
 
 /// `repr(obj)`, cut to a length that fits in a message.
@@ -174,8 +233,11 @@ fn size(obj: &Bound<'_, PyAny>) -> PyResult<u64> {
 }
 
 fn level(obj: &Bound<'_, PyAny>) -> PyResult<Level> {
-    refuse_lookalikes("level", obj)?;
-    let number = obj.extract::<i64>().ok().and_then(|number| i8::try_from(number).ok());
+    let number = integer("level", obj)?;
+    let number = number
+        .extract::<i64>()
+        .ok()
+        .and_then(|number| i8::try_from(number).ok());
     number
         .and_then(Level::new)
         .ok_or_else(|| error::level(obj.py(), format!("level {} is not one of -1..3", short(obj))))
@@ -189,6 +251,16 @@ fn granule(obj: &Bound<'_, PyAny>) -> PyResult<Granule> {
             format!("granule {bytes:#x} is not one of 0x1000, 0x4000, 0x10000"),
         )
     })
+}
+
+fn bits(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<u8> {
+    let bits = unsigned(what, obj)?;
+    u8::try_from(bits).map_err(|_| error::geometry(obj.py(), format!("{what} {bits} is not in 32..52")))
+}
+
+fn vmid(obj: &Bound<'_, PyAny>) -> PyResult<u16> {
+    let vmid = unsigned("VMID", obj)?;
+    u16::try_from(vmid).map_err(|_| error::geometry(obj.py(), format!("VMID {vmid:#x} does not fit in 16 bits")))
 }
 
 fn prot(obj: &Bound<'_, PyAny>) -> PyResult<Prot> {

@@ -35,6 +35,7 @@ mod _core {
         py.import("numpy")?;
         super::error::initialise(py)?;
         super::types::initialise(py)?;
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("LEAF_DTYPE", super::leaves::dtype(py)?)
     }
 }

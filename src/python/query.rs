@@ -10,7 +10,7 @@ use super::open::Open;
 use super::sink::{Sink, Watch};
 use super::stage2::PyStage2;
 use super::{error, events, leaves, types};
-use crate::arch::{AccessKind, Ipa};
+use crate::arch::Ipa;
 use crate::memory::Arena;
 use crate::sync::Mutex;
 use crate::table::{Error, Handle, Mapping};
@@ -57,10 +57,9 @@ impl PyStage2 {
     /// ... except TranslationFault as fault:
     /// ...     print(fault, fault.level, fault.access)
     /// IPA 0x80001000: no translation at level 3 3 r
-    #[pyo3(signature = (ipa, access = None), text_signature = "($self, ipa, access='r')")]
-    fn translate<'py>(&self, py: Python<'py>, ipa: IpaArg, access: Option<AccessArg>) -> PyResult<Bound<'py, PyAny>> {
-        let access = access.map_or(AccessKind::Read, |access| access.0);
-        match self.with(py, 0, |table| table.translate(ipa.0, access))? {
+    #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
+    fn translate<'py>(&self, py: Python<'py>, ipa: IpaArg, access: AccessArg) -> PyResult<Bound<'py, PyAny>> {
+        match self.with(py, 0, |table| table.translate(ipa.0, access.0))? {
             Ok(hit) => types::translation(py, &hit),
             Err(refused) => Err(error::fault(py, &refused)),
         }
@@ -122,8 +121,8 @@ impl PyStage2 {
     /// Mapped(bytes=12KiB, kept=0B)
     /// >>> [hex(leaf.ipa) for leaf in s2.leaves(0x200000, "8KiB")]
     /// ['0x200000', '0x201000']
-    #[pyo3(signature = (ipa = None, size = None), text_signature = "($self, ipa=0, size=None)")]
-    fn leaves(slf: &Bound<'_, Self>, ipa: Option<IpaArg>, size: Option<SizeArg>) -> PyResult<LeafIterator> {
+    #[pyo3(signature = (ipa = IpaArg::ZERO, size = None), text_signature = "($self, ipa=0, size=None)")]
+    fn leaves(slf: &Bound<'_, Self>, ipa: IpaArg, size: Option<SizeArg>) -> PyResult<LeafIterator> {
         let (start, end) = slf.get().span(slf.py(), ipa, size)?;
         let cursor = Cursor {
             next: start,
@@ -138,7 +137,7 @@ impl PyStage2 {
     }
 
     fn __iter__(slf: &Bound<'_, Self>) -> PyResult<LeafIterator> {
-        Self::leaves(slf, None, None)
+        Self::leaves(slf, IpaArg::ZERO, None)
     }
 
     /// The leaves of a range as a structured numpy array; as `leaves`, without an object for each.
@@ -157,13 +156,8 @@ impl PyStage2 {
     /// >>> a = s2.leaves_array()
     /// >>> int(a["size"].sum()) == 4 << 20, a["level"].tolist()
     /// (True, [2, 2])
-    #[pyo3(signature = (ipa = None, size = None), text_signature = "($self, ipa=0, size=None)")]
-    fn leaves_array<'py>(
-        &self,
-        py: Python<'py>,
-        ipa: Option<IpaArg>,
-        size: Option<SizeArg>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    #[pyo3(signature = (ipa = IpaArg::ZERO, size = None), text_signature = "($self, ipa=0, size=None)")]
+    fn leaves_array<'py>(&self, py: Python<'py>, ipa: IpaArg, size: Option<SizeArg>) -> PyResult<Bound<'py, PyAny>> {
         let (start, end) = self.span(py, ipa, size)?;
         let rows = self.detached(py, |table| -> Result<_, Error> {
             let mut rows = leaves::Rows::new();
@@ -262,8 +256,8 @@ impl PyStage2 {
 
 impl PyStage2 {
     /// Start and exclusive end of a range whose size may be left out, checked.
-    fn span(&self, py: Python<'_>, ipa: Option<IpaArg>, size: Option<SizeArg>) -> PyResult<(u64, u64)> {
-        let start = ipa.map_or(Ipa::new(0), |ipa| ipa.0);
+    fn span(&self, py: Python<'_>, ipa: IpaArg, size: Option<SizeArg>) -> PyResult<(u64, u64)> {
+        let start = ipa.0;
         let table = self.table(py)?;
         // An IPA beyond the space leaves size 1, which is refused for the IPA's sake.
         let rest = table.config().geometry.ipa_limit().saturating_sub(start.get()).max(1);

@@ -4,14 +4,16 @@
 //! clones the `Arc` and works on that: `close()` takes the table away from later calls and never from one under way.
 //! Changes are in `change.rs`, questions in `query.rs`, whole arrays in `batch.rs`.
 
+use core::time::Duration;
+
 use pyo3::prelude::*;
 use pyo3::types::PyAny;
 
-use super::convert::{GranuleArg, LevelArg, SizeArg, choice, small, unsigned};
+use super::convert::{BlocksArg, GranuleArg, IpaBits, LevelArg, Number, PaBits, StallHow, Vmid, choice, unsigned};
 use super::open::{Open, Table};
 use super::sink::{Sink, Watch};
 use super::{error, types};
-use crate::arch::{BlockRule, Geometry, GeometryOptions, Pa};
+use crate::arch::{BlockRule, Geometry, GeometryOptions, Granule, Pa};
 use crate::memory::{Arena, ArenaOptions, TableMemory};
 use crate::sync::{Arc, RwLock};
 use crate::table::{Config, Handle, Recording, Stall, StallKind};
@@ -130,73 +132,57 @@ impl PyStage2 {
 impl PyStage2 {
     #[new]
     #[pyo3(signature = (
-        ipa_bits = None, granule = None, pa_bits = None, *, start_level = None, lpa2 = false, fwb = false, xnx = false,
-        blocks = None, vmid = None, frames = None, tlbi_range = true, ha = true, hd = false, sink = None,
-        stall_tlbi_ns = 0, stall_how = None
+        ipa_bits = IpaBits(40), granule = GranuleArg(Granule::K4), pa_bits = PaBits(48), *, start_level = None, lpa2 = false, fwb = false, xnx = false,
+        blocks = BlocksArg(BlockRule::Architecture), vmid = Vmid(1), frames = None, tlbi_range = true, ha = true, hd = false, sink = None,
+        stall_tlbi_ns = Number(0), stall_how = StallHow(StallKind::Sleep)
     ), text_signature = "(ipa_bits=40, granule='4KiB', pa_bits=48, *, start_level=None, lpa2=False, fwb=False, \
         xnx=False, blocks='arch', vmid=1, frames=None, tlbi_range=True, ha=True, hd=False, sink=None, \
         stall_tlbi_ns=0, stall_how='sleep')")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
         py: Python<'_>,
-        ipa_bits: Option<&Bound<'_, PyAny>>,
-        granule: Option<GranuleArg>,
-        pa_bits: Option<&Bound<'_, PyAny>>,
+        ipa_bits: IpaBits,
+        granule: GranuleArg,
+        pa_bits: PaBits,
         start_level: Option<LevelArg>,
         lpa2: bool,
         fwb: bool,
         xnx: bool,
-        blocks: Option<&Bound<'_, PyAny>>,
-        vmid: Option<&Bound<'_, PyAny>>,
+        blocks: BlocksArg,
+        vmid: Vmid,
         frames: Option<&Bound<'_, PyAny>>,
         tlbi_range: bool,
         ha: bool,
         hd: bool,
         sink: Option<&Bound<'_, PyAny>>,
-        stall_tlbi_ns: u64,
-        stall_how: Option<&Bound<'_, PyAny>>,
+        stall_tlbi_ns: Number,
+        stall_how: StallHow,
     ) -> PyResult<Self> {
-        let mut options = GeometryOptions {
-            lpa2,
+        let options = GeometryOptions {
+            granule: granule.0,
+            ipa_bits: ipa_bits.0,
+            pa_bits: pa_bits.0,
             start_level: start_level.map(|level| level.0),
-            ..Default::default()
+            lpa2,
+            blocks: blocks.0,
         };
-        if let Some(bits) = ipa_bits {
-            options.ipa_bits = small("ipa_bits", bits, |message| error::geometry(py, message))?;
-        }
-        if let Some(bits) = pa_bits {
-            options.pa_bits = small("pa_bits", bits, |message| error::geometry(py, message))?;
-        }
-        if let Some(granule) = granule {
-            options.granule = granule.0;
-        }
-        if let Some(blocks) = blocks {
-            options.blocks = choice(
-                blocks,
-                "blocks",
-                &[("arch", BlockRule::Architecture), ("kvm", BlockRule::Kvm)],
-            )?;
-        }
         if hd && !ha {
             let message = "hd needs ha: hardware that manages the dirty state manages the access flag too";
             return Err(error::geometry(py, message.into()));
         }
         let geometry = Geometry::new(options).map_err(|refused| error::shape(py, refused))?;
-        let mut config = Config {
+        let config = Config {
             fwb,
             xnx,
+            vmid: vmid.0,
             tlbi_range,
             ha,
             hd,
             ..Config::new(geometry)
         };
-        if let Some(vmid) = vmid {
-            let vmid = unsigned("vmid", vmid)?;
-            config.vmid = u16::try_from(vmid)
-                .map_err(|_| error::geometry(py, format!("VMID {vmid:#x} does not fit in 16 bits")))?;
-        }
         let quota = frames.map(|frames| unsigned("frames", frames)).transpose()?;
-        let sink = Sink::new(watch(sink)?, stall(stall_tlbi_ns, stall_how)?);
+        let stall = (stall_tlbi_ns.0 > 0).then(|| Stall::new(Duration::from_nanos(stall_tlbi_ns.0), stall_how.0));
+        let sink = Sink::new(watch(sink)?, stall);
         let arena = Arena::new(room(&geometry, quota)).map_err(|refused| error::arena(py, refused))?;
         let table = Table::new(config, arena, sink).map_err(|refused| error::table(py, refused))?;
         Ok(Self {
@@ -261,7 +247,7 @@ impl PyStage2 {
     /// 0
     /// >>> s2.map(0x1000, 4096, pa=0x1000)
     /// Mapped(bytes=4KiB, kept=0B)
-    fn fail_allocation(&self, py: Python<'_>, k: SizeArg) -> PyResult<()> {
+    fn fail_allocation(&self, py: Python<'_>, k: Number) -> PyResult<()> {
         self.table(py)?
             .memory()
             .fail_allocation(usize::try_from(k.0).unwrap_or(usize::MAX));
@@ -320,16 +306,4 @@ fn watch(sink: Option<&Bound<'_, PyAny>>) -> PyResult<Watch> {
         0 => Watch::Counting(Box::default()),
         _ => Watch::Recording(Recording::new(RECORDED)),
     })
-}
-
-fn stall(nanoseconds: u64, how: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Stall>> {
-    let kind = match how {
-        None => StallKind::Sleep,
-        Some(how) => choice(
-            how,
-            "stall_how",
-            &[("sleep", StallKind::Sleep), ("spin", StallKind::Spin)],
-        )?,
-    };
-    Ok((nanoseconds > 0).then(|| Stall::new(core::time::Duration::from_nanos(nanoseconds), kind)))
 }

@@ -1,0 +1,156 @@
+# Types of the extension module, checked against it by stubtest. The documentation is in the docstrings of the module.
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Literal, Self, SupportsIndex, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2pt.events import Event
+from s2pt.types import (
+    Access,
+    Blocks,
+    Changed,
+    Entry,
+    Existing,
+    Geometry,
+    Mapped,
+    Mapping,
+    MemType,
+    Prot,
+    Stats,
+    Translation,
+)
+
+__all__ = [
+    "LEAF_DTYPE",
+    "LeafIterator",
+    "Stage2",
+    "__version__",
+    "explain_entry",
+    "explain_esr",
+    "explain_vtcr",
+    "explain_vttbr",
+]
+
+__version__: str
+LEAF_DTYPE: np.dtype[np.void]
+
+_Size: TypeAlias = SupportsIndex | str
+_Row: TypeAlias = tuple[str, str, int, str]
+
+@final
+class LeafIterator:
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Mapping: ...
+
+@final
+class Stage2:
+    def __new__(
+        cls,
+        ipa_bits: SupportsIndex = 40,
+        granule: _Size = "4KiB",
+        pa_bits: SupportsIndex = 48,
+        *,
+        start_level: SupportsIndex | None = None,
+        lpa2: bool = False,
+        fwb: bool = False,
+        xnx: bool = False,
+        blocks: Blocks | Literal["arch", "kvm"] = "arch",
+        vmid: SupportsIndex = 1,
+        frames: SupportsIndex | None = None,
+        tlbi_range: bool = True,
+        ha: bool = True,
+        hd: bool = False,
+        sink: Literal["counting", "recording"] | None = None,
+        stall_tlbi_ns: SupportsIndex = 0,
+        stall_how: Literal["sleep", "spin"] = "sleep",
+    ) -> Self: ...
+    @property
+    def vtcr(self) -> int: ...
+    @property
+    def vttbr(self) -> int: ...
+    @property
+    def root(self) -> int: ...
+    @property
+    def geometry(self) -> Geometry: ...
+    @property
+    def frames_in_use(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+    def map(
+        self,
+        ipa: SupportsIndex,
+        size: _Size,
+        pa: SupportsIndex,
+        prot: Prot = ...,
+        *,
+        memtype: MemType | str = ...,
+        existing: Existing | str = "replace",
+        largest: SupportsIndex | None = None,
+        software: SupportsIndex = 0,
+        af: bool = True,
+        over_tables: bool = False,
+    ) -> Mapped: ...
+    def unmap(self, ipa: SupportsIndex, size: _Size) -> int: ...
+    def protect(self, ipa: SupportsIndex, size: _Size, prot: Prot) -> Changed: ...
+    def write_protect(self, ipa: SupportsIndex, size: _Size) -> Changed: ...
+    def relax(self, ipa: SupportsIndex, size: _Size, prot: Prot) -> Changed: ...
+    def mark_young(self, ipa: SupportsIndex, size: _Size) -> Changed: ...
+    def test_young(self, ipa: SupportsIndex, size: _Size) -> bool: ...
+    def test_and_clear_young(self, ipa: SupportsIndex, size: _Size, flush: bool = False) -> bool: ...
+    def split(self, ipa: SupportsIndex, size: _Size, level: SupportsIndex = 3) -> int: ...
+    def collapse(self, ipa: SupportsIndex, size: _Size) -> int: ...
+    def translate(self, ipa: SupportsIndex, access: Access | Literal["r", "w", "x"] = "r") -> Translation: ...
+    def lookup(self, ipa: SupportsIndex) -> Entry: ...
+    def __getitem__(self, ipa: SupportsIndex, /) -> Mapping: ...
+    def __contains__(self, ipa: SupportsIndex, /) -> bool: ...
+    def leaves(self, ipa: SupportsIndex = 0, size: _Size | None = None) -> LeafIterator: ...
+    def __iter__(self) -> Iterator[Mapping]: ...
+    def leaves_array(self, ipa: SupportsIndex = 0, size: _Size | None = None) -> NDArray[np.void]: ...
+    def stats(self) -> Stats: ...
+    def drain(self) -> None: ...
+    def counts(self) -> dict[str, int]: ...
+    def events(self) -> list[Event]: ...
+    def map_many(
+        self,
+        ipa: NDArray[np.uint64],
+        pa: NDArray[np.uint64],
+        size: _Size | None = None,
+        prot: Prot = ...,
+        *,
+        memtype: MemType | str = ...,
+        existing: Existing | str = "replace",
+        largest: SupportsIndex | None = None,
+        software: SupportsIndex = 0,
+        af: bool = True,
+    ) -> Mapped: ...
+    def unmap_many(self, ipa: NDArray[np.uint64], size: _Size | None = None) -> int: ...
+    def translate_many(
+        self, ipa: NDArray[np.uint64], access: Access | Literal["r", "w", "x"] = "r"
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int8], NDArray[np.uint8]]: ...
+    def touch(self, ipa: NDArray[np.uint64], access: Access | Literal["r", "w", "x"] = "r") -> NDArray[np.uint8]: ...
+    def fail_allocation(self, k: SupportsIndex) -> None: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+def explain_entry(
+    value: SupportsIndex,
+    *,
+    level: SupportsIndex,
+    granule: _Size = 4096,
+    lpa2: bool = False,
+    xnx: bool = False,
+    fwb: bool = False,
+    pa_bits: SupportsIndex = 48,
+    dialect: Literal["own", "kvm6", "kvm7"] = "own",
+) -> list[_Row]: ...
+def explain_vtcr(value: SupportsIndex) -> list[_Row]: ...
+def explain_vttbr(value: SupportsIndex, *, vtcr: SupportsIndex | None = None) -> list[_Row]: ...
+def explain_esr(
+    value: SupportsIndex, *, far: SupportsIndex | None = None, hpfar: SupportsIndex | None = None
+) -> list[_Row]: ...
