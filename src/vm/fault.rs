@@ -231,9 +231,18 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
         })
     }
 
+    /// [`handle_fault`](Self::handle_fault) with step 3 left to the caller.
+    pub(crate) fn handle_fault_as(
+        &mut self,
+        fault: &Fault,
+        plan: impl FnOnce(&Self, &Entry, Ipa, AccessKind) -> Result<Result<Plan, Outcome>, Error>,
+    ) -> Result<Outcome, Error> {
+        self.count(fault, |vcpu| vcpu.resolve(fault, plan))
+    }
+
     /// Counts what `handle` makes of the fault.
     #[inline]
-    pub(crate) fn count(
+    fn count(
         &mut self,
         fault: &Fault,
         handle: impl FnOnce(&mut Self) -> Result<Outcome, Error>,
@@ -246,7 +255,7 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
 
     /// Steps 1 to 4 of the module's header; `plan` is step 3.
     #[inline]
-    pub(crate) fn resolve(
+    fn resolve(
         &mut self,
         fault: &Fault,
         plan: impl FnOnce(&Self, &Entry, Ipa, AccessKind) -> Result<Result<Plan, Outcome>, Error>,
@@ -281,7 +290,7 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
     }
 
     /// Step 3: what to install.
-    fn decide(
+    pub(crate) fn decide(
         &self,
         fault: &Fault,
         entry: &Entry,

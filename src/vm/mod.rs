@@ -19,7 +19,7 @@ mod host;
 mod invalidate;
 mod machine;
 mod policy;
-//pub mod replay;
+pub mod replay;
 mod slots;
 mod vcpu;
 pub mod workload;
