@@ -196,6 +196,19 @@ impl Arena {
         (self.base()..self.end()).contains(&pa) && pa.is_aligned(self.region.frame_bytes() as u64)
     }
 
+    /// The entry at `pa`, any multiple of 8; `None` outside. What an [`Image`](crate::image::Image) of a table in this
+    /// arena reads it with: `Image::new(|pa| arena.read(pa), ..)`. Beside writers hold a [`Stay`](crate::table::Stay)
+    /// meanwhile, so that no frame on the way is freed and used for something else.
+    pub fn read(&self, pa: Pa) -> Option<u64> {
+        let frame = pa.align_down(self.region.frame_bytes() as u64);
+        if !self.contains(frame) || !pa.is_aligned(8) {
+            return None;
+        }
+        let entry = &self.table(frame)[(pa.offset_from(frame) / 8) as usize];
+        // Acquire: as a table walk does; what a table entry points to was filled before.
+        Some(entry.load(Ordering::Acquire))
+    }
+
     /// Limits how many frames may be out or reserved at a time, from now on; `None` lifts the limit.
     ///
     /// Frames that are out stay out: below the number in use, every reservation fails until enough are freed.

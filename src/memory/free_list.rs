@@ -4,13 +4,18 @@
 //! changes with every exchange, so that a thread which read the head, slept while the same frame was popped and pushed
 //! again, and now compares, fails instead of installing a stale link.
 
-use super::region::Region;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// The side array: one link for each frame.
+pub(super) trait Links {
+    /// The link of frame `index`.
+    fn next(&self, index: u32) -> &AtomicU32;
+}
 
 /// No frame.
 const NONE: u32 = u32::MAX;
 
-/// The free frames `0..frames` of a region. Frames from `fresh` on were never handed out, and are zero because the
+/// The free frames among `0..frames`. Frames from `fresh` on were never handed out, and are zero because the
 /// operating system gave them so.
 #[derive(Debug)]
 pub(super) struct FreeList {
@@ -30,12 +35,12 @@ impl FreeList {
     }
 
     /// Puts a zeroed frame on top.
-    pub(super) fn push(&self, region: &Region, index: u32) {
+    pub(super) fn push(&self, links: &impl Links, index: u32) {
         // Relaxed: a first guess, compared below.
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             // Relaxed: published by the exchange below.
-            region.next(index).store(head as u32, Ordering::Relaxed);
+            links.next(index).store(head as u32, Ordering::Relaxed);
             // Release: the zeros in the frame and its link become visible to whoever pops it.
             match self
                 .head
@@ -48,14 +53,14 @@ impl FreeList {
     }
 
     /// The top frame, else a fresh one, else `None`. `None` may be out of date when a peer pushes at this moment.
-    pub(super) fn pop(&self, region: &Region) -> Option<u32> {
+    pub(super) fn pop(&self, links: &impl Links) -> Option<u32> {
         // Acquire: pairs with the release in `push`. All changes of the head are read-modify-writes, so the head that
         // a peer's pop left behind still carries the push of the frame it names.
         let mut head = self.head.load(Ordering::Acquire);
         while head as u32 != NONE {
             // Relaxed: made visible by the acquire of `head`. A peer may have popped and pushed this frame meanwhile
             // and changed the link; then the tag differs and the exchange fails.
-            let next = region.next(head as u32).load(Ordering::Relaxed);
+            let next = links.next(head as u32).load(Ordering::Relaxed);
             // Acquire also where it fails: the loop goes on with the head it saw.
             match self
                 .head

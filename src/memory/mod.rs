@@ -1,7 +1,7 @@
 //! Where table frames live.
 //!
 //! A stage-2 table is a tree of *frames*, each one granule of 64-bit entries. The tree itself does not care where
-//! frames come from: it asks a [`TableMemory`]. The crate brings [`Arena`] for hosted programs: one contiguous
+//! frames come from: it asks a [`TableMemory`]. The crate brings `Arena` for hosted programs: one contiguous
 //! reserved mapping that stands for physical memory from a base address on. A hypervisor brings its own.
 //!
 //! Two things are asked of every implementation, because the table relies on them:
@@ -17,11 +17,13 @@
 
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 mod arena;
-#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+#[cfg(any(all(feature = "std", not(any(loom, shuttle))), all(test, loom)))]
 mod counts;
 mod frame;
-#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+#[cfg(any(all(feature = "std", not(any(loom, shuttle))), all(test, loom)))]
 mod free_list;
+#[cfg(all(test, loom))]
+mod loom_tests;
 #[cfg(any(loom, shuttle, all(test, feature = "std")))]
 pub mod model;
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]

@@ -6,6 +6,7 @@ use core::slice;
 use memmap2::Advice;
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::free_list::Links;
 use crate::arch::Pa;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -147,12 +148,6 @@ impl Region {
         }
     }
 
-    /// Link of frame `index` in the free list.
-    #[inline]
-    pub(super) fn next(&self, index: u32) -> &AtomicU32 {
-        self.side(index, 0)
-    }
-
     /// Generation of frame `index`.
     #[inline]
     pub(super) fn generation(&self, index: u32) -> &AtomicU32 {
@@ -190,6 +185,13 @@ impl Region {
             self.frame_bytes(),
             self.base,
         );
+    }
+}
+
+impl Links for Region {
+    #[inline]
+    fn next(&self, index: u32) -> &AtomicU32 {
+        self.side(index, 0)
     }
 }
 
