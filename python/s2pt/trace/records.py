@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from s2pt.trace.events import EVENT, EventFlag, Kind
+from s2pt.trace.events import EVENT, EventFlag, Kind, Outcome
 from s2pt.trace.host import HostMemory
 from s2pt.trace.sidecar import Dump, TableShape
 
@@ -59,7 +59,7 @@ def _fill_backing(
             next_dump += 1
         elif row.kind is Kind.UNMAP:
             host.taken_back(fields["ipa"], fields["size"])
-        elif row.kind is Kind.HANDLED or row.kind is Kind.MAP:
+        elif (row.kind is Kind.HANDLED or row.kind is Kind.MAP) and fields.get("outcome") != Outcome.MMIO:
             later = dumps[next_dump].pagemap if next_dump < len(dumps) else None
             at = fields.get("ipa", fields.get("map_ipa", 0))
             size = fields.get("map_size", 0)
