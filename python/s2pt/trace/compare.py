@@ -196,7 +196,7 @@ class History:
         if what == "pa" and self._any(self.unknown_address, ipa, size):
             return Cause.NO_ADDRESS
         lost = ours is None or (theirs is not None and theirs[0] <= ours[0] and theirs[2] & ~ours[2])
-        if self._any(self.ever, ipa, size) and not lost:
+        if what in ("size", "prot", "only ours") and self._any(self.ever, ipa, size) and not lost:
             return Cause.FOLLOWS
         return Cause.UNKNOWN
 
