@@ -22,7 +22,7 @@ pub use shuttle::sync::{
 
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use std::{
-    sync::{Barrier, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Barrier, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     thread,
 };
 

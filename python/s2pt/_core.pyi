@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Literal, Self, SupportsIndex, TypeAlias, final
+from typing import Any, Literal, Self, SupportsIndex, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from s2pt.events import Event
 from s2pt.types import (
     Access,
+    Backing,
     Blocks,
     Changed,
     Entry,
@@ -18,6 +19,7 @@ from s2pt.types import (
     Mapped,
     Mapping,
     MemType,
+    Policy,
     Prot,
     Stats,
     Translation,
@@ -25,7 +27,9 @@ from s2pt.types import (
 
 __all__ = [
     "LEAF_DTYPE",
+    "DirtyLogJob",
     "LeafIterator",
+    "ReplayJob",
     "Stage2",
     "__version__",
     "explain_entry",
@@ -39,6 +43,52 @@ LEAF_DTYPE: np.dtype[np.void]
 
 _Size: TypeAlias = SupportsIndex | str
 _Row: TypeAlias = tuple[str, str, int, str]
+
+@final
+class DirtyLogJob:
+    def __new__(
+        cls,
+        *,
+        vcpus: SupportsIndex,
+        bytes_per_vcpu: _Size,
+        iterations: SupportsIndex,
+        backing: Backing | Literal["pages", "thp", "1g"],
+        manual_protect: bool,
+        write_percent: SupportsIndex,
+        random: bool,
+        seed: SupportsIndex,
+        policy: Policy | Literal["serial", "parallel", "lockless"],
+        stall_tlbi_ns: SupportsIndex = 0,
+        stall_how: Literal["sleep", "spin"] = "sleep",
+    ) -> Self: ...
+    def start(self) -> None: ...
+    def wait(self, timeout_s: float) -> bool: ...
+    def progress(self) -> tuple[int, int, str]: ...
+    def cancel(self) -> None: ...
+    def result(self) -> dict[str, Any]: ...
+
+@final
+class ReplayJob:
+    def __new__(
+        cls,
+        events: NDArray[np.uint64],
+        *,
+        ipa_bits: SupportsIndex,
+        granule: _Size,
+        start_level: SupportsIndex | None,
+        lpa2: bool,
+        policy: Policy | Literal["serial", "parallel", "lockless"],
+        order: Literal["recorded", "threads", "free"],
+        sizes: Literal["recorded", "trace"],
+        threads: SupportsIndex | None = None,
+        stall_tlbi_ns: SupportsIndex = 0,
+        stall_how: Literal["sleep", "spin"] = "sleep",
+    ) -> Self: ...
+    def start(self) -> None: ...
+    def wait(self, timeout_s: float) -> bool: ...
+    def progress(self) -> tuple[int, int, str]: ...
+    def cancel(self) -> None: ...
+    def result(self) -> dict[str, Any]: ...
 
 @final
 class LeafIterator:

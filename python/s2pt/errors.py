@@ -23,6 +23,7 @@ __all__ = [
     "ImageError",
     "LevelError",
     "NotMappedError",
+    "OptionError",
     "OutOfFramesError",
     "PermissionFault",
     "S2ptError",
@@ -82,6 +83,10 @@ class SizeError(S2ptError, ValueError):
 
 class LevelError(S2ptError, ValueError):
     """A level is not one of -1..3."""
+
+
+class OptionError(S2ptError, ValueError):
+    """An option of a run is outside its range."""
 
 
 class GeometryError(S2ptError, ValueError):

@@ -1,14 +1,14 @@
 //! `Stage2`: calls on whole numpy arrays.
 //!
-//! The arrays are copied before the interpreter is left: a borrow of rust-numpy does not keep Python from writing to
-//! them. Everything about the arguments is checked before the first element is worked on.
+//! Everything about the arguments is checked before the first element is worked on.
 
-use numpy::{PyArray1, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, dtype};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use numpy::PyArray1;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use super::arrays;
 use super::change::{attrs, options};
-use super::convert::{AccessArg, ExistingArg, LevelArg, MemTypeArg, ProtArg, SizeArg, SoftwareArg, short};
+use super::convert::{AccessArg, ExistingArg, LevelArg, MemTypeArg, ProtArg, SizeArg, SoftwareArg};
 use super::sink::Sink;
 use super::stage2::PyStage2;
 use super::{error, types};
@@ -22,37 +22,9 @@ const BETWEEN_SIGNALS: usize = 1 << 16;
 /// Elements worked on in one stay, during which no retired frame is freed.
 const BETWEEN_REPINS: usize = 256;
 
-/// The elements of a one-dimensional uint64 array, copied. Strides and alignment do not matter.
+/// The elements of a one-dimensional uint64 array, copied.
 fn elements(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
-    let py = obj.py();
-    let Ok(array) = obj.cast::<PyUntypedArray>() else {
-        let kind = obj.get_type();
-        let message = format!(
-            "{what} must be a numpy array of uint64, not {} ({})",
-            kind.name()?,
-            short(obj)
-        );
-        return Err(PyTypeError::new_err(message));
-    };
-    if !array.dtype().is_equiv_to(&dtype::<u64>(py)) {
-        return Err(PyTypeError::new_err(format!(
-            "{what} must be an array of uint64, not of {}",
-            array.dtype()
-        )));
-    }
-    if array.ndim() != 1 {
-        return Err(PyValueError::new_err(format!(
-            "{what} must have one dimension, not {}",
-            array.ndim()
-        )));
-    }
-    // A plain copy where the layout is plain; else numpy makes one that is.
-    let tidy = if array.is_c_contiguous() && array.is_aligned() {
-        obj.clone()
-    } else {
-        obj.call_method0("copy")?
-    };
-    Ok(tidy.cast::<PyArray1<u64>>()?.to_vec()?)
+    arrays::words(what, obj, 1).map(|(elements, _)| elements)
 }
 
 /// An error of one element, with the element's index on the exception.

@@ -14,6 +14,8 @@ use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 use super::error;
 use crate::arch::{AccessKind, BlockRule, Dialect, Granule, Ipa, Level, MemType, Pa, Prot};
 use crate::table::{Existing, StallKind};
+use crate::vm::replay::{Order, Sizes};
+use crate::vm::{Backing, Policy};
 
 /// An intermediate physical address given by the caller.
 #[derive(Clone, Copy)]
@@ -83,7 +85,28 @@ pub struct StallHow(pub StallKind);
 #[derive(Clone, Copy)]
 pub struct DialectArg(pub Dialect);
 
+/// An `s2pt.Policy` or its text.
+#[derive(Clone, Copy)]
+pub struct PolicyArg(pub Policy);
+
+/// An `s2pt.Backing` or its text.
+#[derive(Clone, Copy)]
+pub struct BackingArg(pub Backing);
+
+/// In which order a trace is replayed.
+#[derive(Clone, Copy)]
+pub struct OrderArg(pub Order);
+
+/// Who decides how large a mapping of a replay is.
+#[derive(Clone, Copy)]
+pub struct SizesArg(pub Sizes);
+
 // What Python leaves out.
+impl StallHow {
+    /// The thread gives up its core.
+    pub const SLEEP: Self = Self(StallKind::Sleep);
+}
+
 impl IpaArg {
     /// The start of the IPA space.
     pub const ZERO: Self = Self(Ipa::new(0));
@@ -149,6 +172,10 @@ extract! {
     Vmid = vmid;
     BlocksArg = |obj| choice(obj, "blocks", &[("arch", BlockRule::Architecture), ("kvm", BlockRule::Kvm)]);
     StallHow = |obj| choice(obj, "stall_how", &[("sleep", StallKind::Sleep), ("spin", StallKind::Spin)]);
+    PolicyArg = |obj| choice(obj, "policy", &Policy::ALL.map(|policy| (policy.name(), policy)));
+    BackingArg = |obj| choice(obj, "backing", BACKINGS);
+    OrderArg = |obj| choice(obj, "order", ORDERS);
+    SizesArg = |obj| choice(obj, "sizes", &[("recorded", Sizes::Recorded), ("trace", Sizes::Trace)]);
     DialectArg = |obj| choice(obj, "dialect", DIALECTS);
 }
 
@@ -175,6 +202,18 @@ const EXISTING: &[(&str, Existing)] = &[
     ("replace", Existing::Replace),
     ("keep", Existing::Keep),
     ("error", Existing::Error),
+];
+
+const BACKINGS: &[(&str, Backing)] = &[
+    ("pages", Backing::Pages),
+    ("thp", Backing::Thp),
+    ("1g", Backing::Huge1G),
+];
+
+const ORDERS: &[(&str, Order)] = &[
+    ("recorded", Order::Recorded),
+    ("threads", Order::Threads),
+    ("free", Order::Free),
 ];
 
 const DIALECTS: &[(&str, Dialect)] = &[("own", Dialect::Own), ("kvm6", Dialect::Kvm6), ("kvm7", Dialect::Kvm7)];

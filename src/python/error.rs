@@ -7,10 +7,14 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
+use super::job::Failure;
 use super::types;
 use crate::arch::{AccessKind, Fault, FaultKind, GeometryError, Ipa, Level};
 use crate::memory::ArenaError;
 use crate::table::Error;
+use crate::vm::replay::ReplayError;
+use crate::vm::workload::WorkloadError;
+use crate::vm::{self, MachineError};
 
 /// Declares the table of exception classes, imported together.
 macro_rules! classes {
@@ -39,6 +43,8 @@ classes! {
     fault => "Fault",
     geometry => "GeometryError",
     level => "LevelError",
+    option => "OptionError",
+    trace => "TraceError",
     not_mapped => "NotMappedError",
     out_of_frames => "OutOfFramesError",
     permission_fault => "PermissionFault",
@@ -89,6 +95,12 @@ plain! {
     geometry;
     /// A level that is none.
     level;
+    /// A misaligned address or size, or a size of zero.
+    alignment;
+    /// An option outside its range.
+    option;
+    /// A row of a trace that does not say what it should.
+    trace;
 }
 
 /// The exception for an error of a table operation.
@@ -121,6 +133,52 @@ pub fn shape(py: Python<'_>, error: GeometryError) -> PyErr {
 /// The exception for table memory that cannot be had.
 pub fn arena(py: Python<'_>, error: ArenaError) -> PyErr {
     raise(py, |classes| &classes.base, (error.to_string(),))
+}
+
+/// The exception for a call on a VM.
+pub fn vm(py: Python<'_>, error: vm::Error) -> PyErr {
+    match error {
+        vm::Error::Table(error) => table(py, error),
+        vm::Error::SlotAlignment { .. } | vm::Error::SlotEmpty { .. } | vm::Error::ClearRange { .. } => {
+            alignment(py, error.to_string())
+        }
+        vm::Error::SlotAddress { .. } => address(py, error.to_string()),
+        vm::Error::SlotOverlap { other_ipa, .. } => {
+            raise(py, |classes| &classes.conflict, (error.to_string(), other_ipa.get()))
+        }
+        vm::Error::BitmapLength { .. } => option(py, error.to_string()),
+        _ => base(py, error.to_string()),
+    }
+}
+
+/// The exception for a VM that cannot be built.
+pub fn machine(py: Python<'_>, error: MachineError) -> PyErr {
+    match error {
+        MachineError::Geometry(error) => shape(py, error),
+        MachineError::Arena(error) => arena(py, error),
+        MachineError::Table(error) => table(py, error),
+    }
+}
+
+/// The exception for a dirty-log run that was refused or ended early.
+pub fn workload(py: Python<'_>, error: &WorkloadError) -> PyErr {
+    match *error {
+        WorkloadError::Option { .. } | WorkloadError::SlotTooSmall { .. } => option(py, error.to_string()),
+        WorkloadError::Alignment { .. } => alignment(py, error.to_string()),
+        WorkloadError::Vm(error) => vm(py, error),
+        _ => base(py, error.to_string()),
+    }
+}
+
+/// The exception for a run that came to no result.
+pub fn failure(py: Python<'_>, failure: &Failure) -> PyErr {
+    match failure {
+        Failure::Workload(error) => workload(py, error),
+        Failure::Replay(ReplayError::Event { .. } | ReplayError::Syndrome { .. } | ReplayError::NoSizes { .. }) => {
+            trace(py, failure.to_string())
+        }
+        Failure::Replay(_) | Failure::Panic(_) => base(py, failure.to_string()),
+    }
 }
 
 const fn word(access: AccessKind) -> &'static str {

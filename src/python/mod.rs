@@ -4,14 +4,19 @@
 //! `s2pt/types.py` in `types.rs`, errors the exceptions of `s2pt/errors.py` in `error.rs`.
 
 mod arch;
+mod arrays;
 mod batch;
 mod change;
 mod convert;
+mod dirty_log;
 mod error;
 mod events;
+mod job;
 mod leaves;
 mod open;
 mod query;
+mod replay;
+mod report;
 mod sink;
 mod stage2;
 mod types;
@@ -24,7 +29,11 @@ mod _core {
     #[pymodule_export]
     use super::arch::{explain_entry, explain_esr, explain_vtcr, explain_vttbr};
     #[pymodule_export]
+    use super::dirty_log::DirtyLogJob;
+    #[pymodule_export]
     use super::query::LeafIterator;
+    #[pymodule_export]
+    use super::replay::ReplayJob;
     #[pymodule_export]
     use super::stage2::PyStage2;
 

@@ -2,7 +2,8 @@
 //!
 //! One type for all of them, so that the operations are compiled once; the choice is a match on a field.
 
-use crate::table::{Counting, Event, Recording, Stall, Tlb};
+use crate::table::{Counting, Counts, Event, Recording, Stall, Tlb};
+use crate::vm::workload::Maintenance;
 
 /// What is kept of the events.
 #[derive(Debug)]
@@ -36,6 +37,15 @@ impl Sink {
     /// Whether a call may take long however little it does.
     pub const fn stalls(&self) -> bool {
         self.stall.is_some()
+    }
+}
+
+impl Maintenance for Sink {
+    fn maintenance(&self) -> Option<Counts> {
+        match &self.watch {
+            Watch::Counting(counting) => Some(counting.counts()),
+            Watch::Nobody | Watch::Recording(_) => None,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use super::{error, types};
 use crate::arch::{BlockRule, Geometry, GeometryOptions, Granule, Pa};
 use crate::memory::{Arena, ArenaOptions, TableMemory};
 use crate::sync::{Arc, RwLock};
-use crate::table::{Config, Handle, Recording, Stall, StallKind};
+use crate::table::{Config, Handle, Recording, Stall};
 
 /// Bytes of the range, in pages, from which on a call may take more than about 10 microseconds: then it detaches.
 const LONG: u64 = 1024;
@@ -134,7 +134,7 @@ impl PyStage2 {
     #[pyo3(signature = (
         ipa_bits = IpaBits(40), granule = GranuleArg(Granule::K4), pa_bits = PaBits(48), *, start_level = None, lpa2 = false, fwb = false, xnx = false,
         blocks = BlocksArg(BlockRule::Architecture), vmid = Vmid(1), frames = None, tlbi_range = true, ha = true, hd = false, sink = None,
-        stall_tlbi_ns = Number(0), stall_how = StallHow(StallKind::Sleep)
+        stall_tlbi_ns = Number(0), stall_how = StallHow::SLEEP
     ), text_signature = "(ipa_bits=40, granule='4KiB', pa_bits=48, *, start_level=None, lpa2=False, fwb=False, \
         xnx=False, blocks='arch', vmid=1, frames=None, tlbi_range=True, ha=True, hd=False, sink=None, \
         stall_tlbi_ns=0, stall_how='sleep')")]

@@ -10,7 +10,7 @@ use super::random::Random;
 use super::report::{DirtyLogReport, Maintenance, Phase, PhaseReport, since};
 use crate::arch::{AccessKind, Ipa};
 use crate::memory::TableMemory;
-use crate::table::Counts;
+use crate::table::{Counts, Tlb};
 use crate::vm::{AccessError, Counters, DirtyLogMode, Error, Vcpu, Vm};
 
 /// Options of the run. Names in brackets are those of `dirty_log_perf_test`.
@@ -174,7 +174,15 @@ impl DirtyLog {
         })
     }
 
-    fn check<M: TableMemory, T: Maintenance>(&self, vm: &Vm<M, T>, id: u32) -> Result<Region, WorkloadError> {
+    /// Refuses what [`run`](Self::run) would refuse before it starts.
+    ///
+    /// # Errors
+    /// [`WorkloadError`]: an option outside its range, a slot that is not there or too small.
+    pub fn validate<M: TableMemory, T: Tlb>(&self, vm: &Vm<M, T>, slot: u32) -> Result<(), WorkloadError> {
+        self.check(vm, slot).map(drop)
+    }
+
+    fn check<M: TableMemory, T: Tlb>(&self, vm: &Vm<M, T>, id: u32) -> Result<Region, WorkloadError> {
         let slot = vm.slot(id)?;
         let page = vm.page_size();
         let within = |what, value, min, max| {

@@ -1,0 +1,181 @@
+//! The dirty-log run as a job.
+
+use core::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use super::convert::{BackingArg, Number, PolicyArg, SizeArg, StallHow};
+use super::job::Job;
+use super::sink::{Sink, Watch};
+use super::{error, report};
+use crate::arch::{GeometryOptions, Ipa, Pa};
+use crate::memory::Arena;
+use crate::sync::Arc;
+use crate::table::{Stall, Stats};
+use crate::vm::workload::{DirtyLog, DirtyLogReport};
+use crate::vm::{Machine, Slot, Vm};
+
+/// Where the guest's memory starts, in its own space and in the host's.
+const BASE: u64 = 1 << 30;
+
+/// The granule of a job's own VM.
+const PAGE: u64 = 4096;
+
+/// The one slot of a job's own VM.
+const SLOT: u32 = 0;
+
+/// What is known after a run.
+pub struct Measured {
+    report: DirtyLogReport,
+    longest_hold: Duration,
+    waits: u64,
+    stats: Stats,
+}
+
+/// Prepares a run over `slot` of a VM.
+pub fn prepare(vm: Arc<Vm<Arena, Sink>>, slot: u32, run: DirtyLog) -> Job<Measured> {
+    Job::new(move |control| {
+        let report = run.run(&vm, slot, control)?;
+        let handle = vm.stage2().handle();
+        handle.drain();
+        Ok(Measured {
+            report,
+            longest_hold: vm.longest_hold(),
+            waits: vm.waits(),
+            stats: handle.stats(),
+        })
+    })
+}
+
+/// A run of KVM's dirty_log_perf_test in threads of its own: ``start``, ``wait``, ``progress``, ``cancel``, ``result``.
+#[pyclass(module = "s2pt._core", frozen)]
+pub struct DirtyLogJob(pub Job<Measured>);
+
+#[pymethods]
+impl DirtyLogJob {
+    /// Prepare a run on a VM of its own; nothing runs yet.
+    #[new]
+    #[pyo3(signature = (
+        *, vcpus, bytes_per_vcpu, iterations, backing, manual_protect, write_percent, random, seed, policy,
+        stall_tlbi_ns = Number(0), stall_how = StallHow::SLEEP
+    ), text_signature = "(*, vcpus, bytes_per_vcpu, iterations, backing, manual_protect, write_percent, random, seed, \
+        policy, stall_tlbi_ns=0, stall_how='sleep')")]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
+    fn new(
+        py: Python<'_>,
+        vcpus: Number,
+        bytes_per_vcpu: SizeArg,
+        iterations: Number,
+        backing: BackingArg,
+        manual_protect: bool,
+        write_percent: Number,
+        random: bool,
+        seed: Number,
+        policy: PolicyArg,
+        stall_tlbi_ns: Number,
+        stall_how: StallHow,
+    ) -> PyResult<Self> {
+        let run = options(
+            vcpus,
+            bytes_per_vcpu,
+            iterations,
+            manual_protect,
+            write_percent,
+            random,
+            seed,
+        );
+        // A slot that can be made whenever the options are right, so that wrong ones are refused in their own words.
+        let memory = run
+            .bytes_per_vcpu
+            .saturating_mul(run.vcpus as u64)
+            .clamp(PAGE, u64::MAX - PAGE);
+        let memory = memory.next_multiple_of(PAGE);
+        let bits = 64 - memory.saturating_add(BASE).leading_zeros();
+        let machine = Machine {
+            geometry: GeometryOptions {
+                ipa_bits: bits.clamp(40, 48) as u8,
+                ..GeometryOptions::default()
+            },
+            policy: policy.0,
+            backing: backing.0,
+            memory,
+            ..Machine::default()
+        };
+        let stall = (stall_tlbi_ns.0 > 0).then(|| Stall::new(Duration::from_nanos(stall_tlbi_ns.0), stall_how.0));
+        let sink = Sink::new(Watch::Counting(Box::default()), stall);
+        let vm = machine.build(sink).map_err(|refused| error::machine(py, refused))?;
+        let slot = Slot::linear(SLOT, Ipa::new(BASE), memory, Pa::new(BASE));
+        vm.create_slot(slot).map_err(|refused| error::vm(py, refused))?;
+        run.validate(&vm, SLOT)
+            .map_err(|refused| error::workload(py, &refused))?;
+        Ok(Self(prepare(Arc::new(vm), SLOT, run)))
+    }
+
+    /// Start the run and return at once.
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.start(py)
+    }
+
+    /// Wait until the run has ended, at most so many seconds; return whether it has. Releases the GIL.
+    fn wait(&self, py: Python<'_>, timeout_s: f64) -> PyResult<bool> {
+        self.0.wait(py, timeout_s)
+    }
+
+    /// Return how many accesses are done, how many there are in all (0: not known yet), and what is being done.
+    fn progress(&self) -> (u64, u64, &'static str) {
+        let (done, total) = self.0.progress();
+        (done, total, "")
+    }
+
+    /// Ask the run to end.
+    fn cancel(&self) {
+        self.0.cancel();
+    }
+
+    /// Return what was measured, as plain dicts; raise what ended the run early.
+    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let measured = self.0.result(py)?;
+        let phases = PyList::empty(py);
+        for phase in &measured.report.phases {
+            let row = PyDict::new(py);
+            row.set_item("phase", phase.phase.to_string())?;
+            row.set_item("elapsed_ns", report::nanoseconds(phase.elapsed))?;
+            row.set_item("faults", report::faults(py, &phase.counters)?)?;
+            row.set_item("outcomes", report::outcomes(py, &phase.counters)?)?;
+            row.set_item("maintenance", report::maintenance(py, phase.maintenance.as_ref())?)?;
+            row.set_item("frames", phase.frames)?;
+            row.set_item("dirty_pages", phase.dirty_pages)?;
+            phases.append(row)?;
+        }
+        let result = PyDict::new(py);
+        result.set_item("vcpus", measured.report.vcpus)?;
+        result.set_item("accesses", measured.report.accesses)?;
+        result.set_item("phases", phases)?;
+        result.set_item("longest_hold_ns", report::nanoseconds(measured.longest_hold))?;
+        result.set_item("waits", measured.waits)?;
+        result.set_item("stats", report::stats(py, &measured.stats)?)?;
+        Ok(result)
+    }
+}
+
+/// The options of the run that the arguments say; numbers beyond their type are left for the run to refuse.
+pub fn options(
+    vcpus: Number,
+    bytes_per_vcpu: SizeArg,
+    iterations: Number,
+    manual_protect: bool,
+    write_percent: Number,
+    random: bool,
+    seed: Number,
+) -> DirtyLog {
+    DirtyLog {
+        vcpus: usize::try_from(vcpus.0).unwrap_or(usize::MAX),
+        bytes_per_vcpu: bytes_per_vcpu.0,
+        iterations: u32::try_from(iterations.0).unwrap_or(u32::MAX),
+        write_percent: u8::try_from(write_percent.0).unwrap_or(u8::MAX),
+        random,
+        seed: seed.0,
+        manual_protect,
+    }
+}

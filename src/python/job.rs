@@ -1,0 +1,143 @@
+//! A long run: it has threads of its own, and Python looks at it now and then.
+//!
+//! The run never touches the interpreter, so it does not matter who waits for it and how: a Python thread that waits is
+//! detached and comes back after at most the time that it gave, to see Ctrl-C and to draw its progress bar.
+
+use core::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use pyo3::prelude::*;
+
+use super::error;
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, thread};
+use crate::vm::replay::ReplayError;
+use crate::vm::workload::{Control, WorkloadError};
+
+/// Why a run came to no result.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    /// The dirty-log run refused or was cancelled.
+    #[error(transparent)]
+    Workload(#[from] WorkloadError),
+    /// The replay refused or was cancelled.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// A thread panicked.
+    #[error("internal error: {0}")]
+    Panic(String),
+}
+
+type Work<R> = Box<dyn FnOnce(&Control) -> Result<R, Failure> + Send>;
+
+enum State<R> {
+    Ready(Work<R>),
+    Running,
+    Ended(Result<Arc<R>, Failure>),
+}
+
+struct Shared<R> {
+    state: Mutex<State<R>>,
+    ended: Condvar,
+    control: Control,
+}
+
+/// A run that was prepared, is under way, or has ended. Dropping it asks the run to end.
+pub struct Job<R>(Arc<Shared<R>>);
+
+impl<R: Send + Sync + 'static> Job<R> {
+    /// Prepares `work`; nothing runs yet.
+    pub fn new(work: impl FnOnce(&Control) -> Result<R, Failure> + Send + 'static) -> Self {
+        Self(Arc::new(Shared {
+            state: Mutex::new(State::Ready(Box::new(work))),
+            ended: Condvar::new(),
+            control: Control::new(),
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<R>> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the run and returns at once.
+    pub fn start(&self, py: Python<'_>) -> PyResult<()> {
+        let mut state = self.state();
+        match core::mem::replace(&mut *state, State::Running) {
+            State::Ready(work) => {
+                let shared = Arc::clone(&self.0);
+                thread::spawn(move || shared.run(work));
+                Ok(())
+            }
+            other => {
+                *state = other;
+                Err(error::base(py, String::from("the job was started already")))
+            }
+        }
+    }
+
+    /// Waits until the run has ended, `seconds` at most; whether it has. Detached.
+    pub fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
+        // Whatever is no duration is none: a negative one, NaN; and nobody waits for longer than a year.
+        let longest = Duration::try_from_secs_f64(seconds.clamp(0.0, 3.2e7)).unwrap_or_default();
+        py.detach(|| {
+            let deadline = Instant::now() + longest;
+            let mut state = self.state();
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                match *state {
+                    State::Ended(_) => return Some(true),
+                    State::Ready(_) => return None,
+                    State::Running if left.is_zero() => return Some(false),
+                    State::Running => {}
+                }
+                let waited = self.0.ended.wait_timeout(state, left);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+        })
+        .ok_or_else(|| error::base(py, String::from("the job was not started")))
+    }
+
+    /// Steps done, and steps in all (0 before they were counted).
+    pub fn progress(&self) -> (u64, u64) {
+        self.0.control.progress()
+    }
+
+    /// Asks the run to end.
+    pub fn cancel(&self) {
+        self.0.control.cancel();
+    }
+
+    /// What the run found.
+    pub fn result(&self, py: Python<'_>) -> PyResult<Arc<R>> {
+        match &*self.state() {
+            State::Ended(Ok(result)) => Ok(Arc::clone(result)),
+            State::Ended(Err(failure)) => Err(error::failure(py, failure)),
+            _ => Err(error::base(py, String::from("the job has not ended"))),
+        }
+    }
+}
+
+impl<R> Shared<R> {
+    fn run(&self, work: Work<R>) {
+        // The run's own data is dropped with it, and the control holds plain numbers.
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(&self.control)));
+        let ended = match outcome {
+            Ok(result) => result.map(Arc::new),
+            Err(panic) => Err(Failure::Panic(message(&*panic))),
+        };
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Ended(ended);
+        self.ended.notify_all();
+    }
+}
+
+impl<R> Drop for Job<R> {
+    fn drop(&mut self) {
+        self.0.control.cancel();
+    }
+}
+
+fn message(panic: &(dyn core::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| String::from("a thread panicked"))
+}
