@@ -65,9 +65,9 @@ impl<R: ReadMemory> Image<R> {
                 return Err(ImageError::Missing { table, ipa, level });
             }
             // Only what the hardware would read is followed: the root may be a part of a page.
-            let walked = if level == start && self.table_len(start) < page.len() {
+            let walked = if level == start && geometry.entries(start) < page.len() {
                 let first = (self.root().offset_from(root) / 8) as usize;
-                first..first + self.table_len(start)
+                first..first + geometry.entries(start)
             } else {
                 0..page.len()
             };

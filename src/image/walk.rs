@@ -86,7 +86,7 @@ impl<'a, R: ReadMemory> Entries<'a, R> {
             return Err(ImageError::Revisited { table: pa, ipa, level });
         }
         let mut entries = self.spare.pop().unwrap_or_default();
-        entries.resize(self.image.table_len(level), 0);
+        entries.resize(self.image.geometry.entries(level), 0);
         if !self.image.memory.read_table(pa, &mut entries) {
             return Err(ImageError::Missing { table: pa, ipa, level });
         }
@@ -133,15 +133,6 @@ impl<R: ReadMemory> Iterator for Entries<'_, R> {
 impl<R: ReadMemory> core::iter::FusedIterator for Entries<'_, R> {}
 
 impl<R> Image<R> {
-    /// How many entries a table at `level` has. The root has as many as the IPA space needs, be they less than a page.
-    pub(super) fn table_len(&self, level: Level) -> usize {
-        if level == self.geometry.start_level() {
-            (self.geometry.ipa_limit() >> self.geometry.shift(level)) as usize
-        } else {
-            self.geometry.entries(level)
-        }
-    }
-
     /// Entry `index` of the table at `pa`.
     fn entry(&self, table: Pa, ipa: Ipa, level: Level, index: usize, raw: u64) -> Entry {
         let size = self.geometry.size(level);

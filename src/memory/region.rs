@@ -142,8 +142,9 @@ impl Region {
                 .iter()
                 .step_by(HOST_PAGE / size_of::<u64>())
             {
-                // Relaxed: writes what is there already, for the page fault's sake.
-                word.fetch_or(0, Ordering::Relaxed);
+                // Relaxed: writes what is there already, for the page fault's sake. The compiler must not see that it is
+                // nothing, or it leaves it out.
+                word.fetch_or(core::hint::black_box(0), Ordering::Relaxed);
             }
         }
     }

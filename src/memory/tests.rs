@@ -380,6 +380,24 @@ fn prefault_changes_nothing() {
     arena.free(frame);
 }
 
+/// Pages of this process that are in memory, in bytes.
+#[cfg(target_os = "linux")]
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn prefault_brings_frames_into_memory() {
+    let arena = arena(1 << 14);
+    let before = resident();
+    arena.prefault(1 << 14);
+    let grown = resident().saturating_sub(before);
+    // Other tests of this process may give memory back meanwhile.
+    assert!(grown > 48 << 20, "only {grown:#x} bytes of 64 MiB");
+}
+
 /// Threads reserve, take, write, check and free at random out of a pool that is too small for all of them.
 #[test]
 fn stress_no_frame_is_handed_out_twice() {
