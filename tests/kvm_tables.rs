@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use s2pt::arch::{Dialect, EntryKind, Ipa, Level, MemType, Pa, Vtcr};
 use s2pt::image::{Differs, Dump, Image, ImageError, ImageOptions, LeafRun};
 use serde_json::Value;
-use snapshots::{Snapshot, hex, load};
+use snapshots::{Snapshot, hex, load, unxz};
 
 type Loaded = Image<Dump<&'static [u8]>>;
 
@@ -97,6 +97,18 @@ fn every_table_walks_to_its_leaf_runs() {
         leaves += count;
     }
     println!("{leaves} leaves");
+}
+
+/// The table of the guest in `tests/data/kvm-traces`, at the end of its life.
+#[test]
+fn the_table_at_the_end_of_a_trace_walks_to_its_leaf_runs() {
+    let dump = Dump::parse(unxz(include_bytes!("data/kvm-traces/thpon_2vcpu.end.bin.xz"))).unwrap();
+    let leaves = unxz(include_bytes!("data/kvm-traces/thpon_2vcpu.end.leaves.json.xz"));
+    let json: Value = serde_json::from_slice(&leaves).unwrap();
+    let said: Vec<LeafRun> = json["leaf_runs"].as_array().unwrap().iter().map(run).collect();
+    let image = dump.into_image(ImageOptions::default()).unwrap();
+    assert_eq!(image.runs().collect::<Result<Vec<_>, _>>().unwrap(), said);
+    assert!(!said.is_empty());
 }
 
 fn run(row: &Value) -> LeafRun {

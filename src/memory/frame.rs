@@ -34,7 +34,6 @@ impl Frame {
     }
 
     /// Takes a frame back out of a table: it has been unlinked, the TLBI is complete, and every walker has left.
-    #[allow(dead_code, reason = "used by the layer above")]
     pub(crate) const fn from_pa(pa: Pa) -> Self {
         Self { pa, owner: 0 }
     }

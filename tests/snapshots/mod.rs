@@ -31,6 +31,15 @@ pub fn hex(value: &Value) -> u64 {
     u64::from_str_radix(text.trim_start_matches("0x"), 16).expect("hex digits")
 }
 
+/// What is in an `.xz` file.
+pub fn unxz(packed: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    lzma_rust2::XzReader::new(packed, false)
+        .read_to_end(&mut bytes)
+        .expect("an xz file");
+    bytes
+}
+
 /// All snapshots, by name; unpacked once.
 pub fn load() -> &'static [Snapshot] {
     static ALL: OnceLock<Vec<Snapshot>> = OnceLock::new();
@@ -39,7 +48,8 @@ pub fn load() -> &'static [Snapshot] {
 
 fn unpack() -> Vec<Snapshot> {
     let packed: &[u8] = include_bytes!("../data/kvm-tables/tables.tar.xz");
-    let mut archive = tar::Archive::new(lzma_rust2::XzReader::new(packed, false));
+    let unpacked = unxz(packed);
+    let mut archive = tar::Archive::new(unpacked.as_slice());
     let mut files = BTreeMap::<String, (Option<Vec<u8>>, Option<Value>)>::new();
     for file in archive.entries().expect("a tar archive") {
         let mut file = file.expect("a whole tar archive");
