@@ -930,7 +930,6 @@ fn loses<T: Tlb>(table: &Stage2<Arena, T>, old: Pte, new: Pte) -> bool {
 
 /// An iterator stands in a table that a peer merges.
 #[test]
-#[ignore = "defect: leaves yields pages and then the block that they became"]
 fn leaves_do_not_overlap_beside_a_collapse() {
     let table = table(geometry(Granule::K4, 40), true, Null);
     let (block, running) = (2u64 << 20, std::sync::atomic::AtomicBool::new(true));

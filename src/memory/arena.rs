@@ -302,6 +302,16 @@ impl TableMemory for Arena {
         self.counts.reserve(frames, limit)
     }
 
+    fn reserve_spare(&self, frames: usize) -> usize {
+        // Relaxed: see `set_quota`.
+        let limit = self.limit.load(Ordering::Relaxed);
+        if self.counts.reserve(frames, limit).is_ok() {
+            frames
+        } else {
+            0
+        }
+    }
+
     fn unreserve(&self, frames: usize) {
         self.counts.unreserve(frames);
     }

@@ -68,6 +68,14 @@ pub trait TableMemory: Send + Sync {
     /// [`OutOfFrames`] if fewer are left; then nothing is set aside.
     fn reserve(&self, frames: usize) -> Result<(), OutOfFrames>;
 
+    /// Sets up to `frames` more frames aside, as many as there are, and says how many.
+    ///
+    /// An operation asks for these beyond what it needs, for what peers may make necessary meanwhile; a memory that counts
+    /// or refuses requests for a test leaves them out. By default all or none.
+    fn reserve_spare(&self, frames: usize) -> usize {
+        if self.reserve(frames).is_ok() { frames } else { 0 }
+    }
+
     /// Gives back `frames` frames of a reservation that were not taken.
     fn unreserve(&self, frames: usize);
 
@@ -143,6 +151,10 @@ macro_rules! forward {
                 (**self).reserve(frames)
             }
             #[inline]
+            fn reserve_spare(&self, frames: usize) -> usize {
+                (**self).reserve_spare(frames)
+            }
+
             fn unreserve(&self, frames: usize) {
                 (**self).unreserve(frames);
             }

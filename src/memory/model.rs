@@ -126,6 +126,11 @@ impl TableMemory for ModelMemory {
         Ok(())
     }
 
+    fn reserve_spare(&self, _: usize) -> usize {
+        // Models are kept small: no spare frames, so that every shortage is explored.
+        0
+    }
+
     fn unreserve(&self, frames: usize) {
         let mut state = self.state();
         assert!(

@@ -10,6 +10,7 @@ use super::tlb::Tlb;
 use super::walk::{At, Step, Visitor};
 use crate::arch::{AttrsError, Format, Ipa, Level, MemType, Prot, Pte};
 use crate::memory::TableMemory;
+use core::cell::Cell;
 
 /// What an attribute operation found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,9 +110,8 @@ impl<M: TableMemory, T: Tlb, A: Access, W: Rewrite> Visitor<M, T, A> for Attribu
                 }
                 self.changed.leaves += view.pieces(&at);
             }
-        } else if A::SHARED && self.flush == Flush::Broadcast {
-            // Unchanged may mean that a peer was faster a moment ago, and his TLBI may still be under way. What this call
-            // promises must not hang on him.
+        } else if self.flush == Flush::Broadcast && view.narrowed_by_peer(1) {
+            // A peer was faster a moment ago, perhaps, and his TLBI is still under way.
             self.stale.add(Ipa::new(at.base), at.size, Some(at.level()));
         }
         self.young |= format.af(pte);
@@ -135,12 +135,21 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let bits = self.permission_bits(ipa, prot)?;
         self.refuse_executable_devices(ipa.get(), end, prot)?;
         let mask = self.core.format.perm_mask();
-        let rewrite = move |_: &Format, pte: Pte| Pte::from_raw(pte.raw() & !mask | bits);
+        let dirty_managed = if prot.contains(Prot::W) { 0 } else { Format::DBM_BIT };
+        let device = Cell::new(None);
+        let rewrite = |format: &Format, pte: Pte| {
+            if prot.intersects(Prot::X) && !format.memtype(pte).may_execute() {
+                device.set(Some(format.memtype(pte)));
+                return pte;
+            }
+            Pte::from_raw(pte.raw() & !(mask | dirty_managed) | bits)
+        };
         let changed = self.rewrite(ipa.get(), end, rewrite, Flush::Broadcast, false)?.changed;
+        self.no_device(ipa, prot, device.get())?;
         self.mapped(ipa, changed)
     }
 
-    /// Takes the right to write from every leaf of the range. Holes are skipped.
+    /// Takes the right to write from every leaf of the range, and hardware's to grant it (DBM). Holes are skipped.
     ///
     /// `ipa` and `size` (bytes) are multiples of the page size. A writable block that the range covers in part is cut.
     /// Maintenance: one broadcast TLBI over what changed, complete when this returns: no CPU writes through an old
@@ -150,7 +159,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// [`Error::OutOfFrames`] if a block cannot be cut; errors of the range. Nothing was changed then.
     pub fn write_protect(&self, ipa: Ipa, size: u64) -> Result<Changed, Error> {
         let end = self.check_range(ipa, size)?;
-        let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() & !Format::WRITE_BIT);
+        let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() & !(Format::WRITE_BIT | Format::DBM_BIT));
         Ok(self.rewrite(ipa.get(), end, rewrite, Flush::Broadcast, false)?.changed)
     }
 
@@ -164,7 +173,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// # Errors
     /// Errors of a range; the spans before it are protected then. Never out of frames.
     pub fn write_protect_leaves(&self, spans: impl IntoIterator<Item = (Ipa, u64)>) -> Result<Changed, Error> {
-        let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() & !Format::WRITE_BIT);
+        let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() & !(Format::WRITE_BIT | Format::DBM_BIT));
         let (mut all, mut touched) = (Changed::default(), Stale::NONE);
         let mut protect = |(ipa, size): (Ipa, u64)| {
             let end = self.check_range(ipa, size)?;
@@ -193,11 +202,17 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         self.permission_bits(ipa, prot)?;
         self.refuse_executable_devices(ipa.get(), end, prot)?;
         let mask = self.core.format.perm_mask();
-        let rewrite = move |format: &Format, pte: Pte| {
+        let device = Cell::new(None);
+        let rewrite = |format: &Format, pte: Pte| {
+            if prot.intersects(Prot::X) && !format.memtype(pte).may_execute() {
+                device.set(Some(format.memtype(pte)));
+                return pte;
+            }
             let bits = format.prot_bits(format.prot(pte) | prot);
             Pte::from_raw(pte.raw() & !mask | bits)
         };
         let changed = self.rewrite(ipa.get(), end, rewrite, Flush::Local, false)?.changed;
+        self.no_device(ipa, prot, device.get())?;
         self.mapped(ipa, changed)
     }
 
@@ -250,15 +265,14 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         whole_leaves: bool,
     ) -> Result<Outcome, Error> {
         let mut reserve = Reserve::new(&self.core.memory);
-        // One page is one entry: if a block must be cut, nothing was changed before. More are counted first.
-        if !whole_leaves && end - start > self.core.config.geometry.granule().size() {
+        if !whole_leaves {
             let format = &self.core.format;
             let piece = Rewritten {
                 format,
                 rewrite: &rewrite,
             };
             let changes = |pte| rewrite.rewrite(format, pte) != pte;
-            reserve.ensure(self.frames_to_cut_edges(start, end, &piece, changes)?)?;
+            self.reserve_for_edges(&mut reserve, start, end, &piece, changes)?;
         }
         let mut visitor = Attributes {
             rewrite,
@@ -269,9 +283,15 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             changed: Changed::default(),
             young: false,
         };
+        if flush == Flush::Broadcast {
+            self.narrowing();
+        }
         let walked = self.walk(start, end, &mut visitor);
         match flush {
-            Flush::Broadcast => self.invalidate(visitor.stale),
+            Flush::Broadcast => {
+                self.invalidate(visitor.stale);
+                self.narrowed();
+            }
             Flush::Local => self.invalidate_local(visitor.stale),
             Flush::None => {}
         }
@@ -306,6 +326,17 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         })?;
         match refused {
             Some((ipa, reason)) => Err(Error::Attrs { ipa, reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// A peer mapped device memory between the check and the walk: it was left alone, and the caller hears of it.
+    fn no_device(&self, ipa: Ipa, prot: Prot, device: Option<MemType>) -> Result<(), Error> {
+        match device {
+            Some(memtype) => Err(Error::Attrs {
+                ipa,
+                reason: AttrsError::Execute { prot, memtype },
+            }),
             None => Ok(()),
         }
     }

@@ -45,6 +45,12 @@ impl<'g> Batch<'g> {
         self.stale.add(base, bytes, Some(table.level));
     }
 
+    /// Nothing is locked.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.is_none()
+    }
+
     /// Whether `index` still fits the set; tables of larger granules and concatenated roots are taken in parts.
     #[inline]
     pub(crate) fn has_room(&self, index: usize) -> bool {
@@ -52,7 +58,7 @@ impl<'g> Batch<'g> {
     }
 
     /// Invalidates what the entries translated, then makes each of them by `value(index)`.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn flush<M: TableMemory, T: Tlb, A: Access>(
         &mut self,
         view: &View<'_, M, T, A>,

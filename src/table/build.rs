@@ -34,6 +34,13 @@ impl<'m, M: TableMemory> Reserve<'m, M> {
         Ok(())
     }
 
+    /// Takes up to `frames` more, for what peers may make necessary between the count and the change.
+    pub(crate) fn spare(&mut self, frames: usize) {
+        if frames > self.left {
+            self.left += self.memory.reserve_spare(frames - self.left);
+        }
+    }
+
     fn take(&mut self) -> Frame {
         debug_assert!(self.left > 0, "more tables built than counted");
         self.left -= 1;

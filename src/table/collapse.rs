@@ -49,6 +49,9 @@ fn old(pte: Pte) -> Pte {
 }
 
 impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Collapse {
+    const AFTER: bool = true;
+    const WHOLE_TABLES: bool = true;
+
     fn entry<'g>(
         &mut self,
         _: &'g View<'_, M, T, A>,

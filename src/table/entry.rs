@@ -185,16 +185,19 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// R6: ends the life of an entry whose table is being unlinked, and yields its last value.
     ///
     /// The caller holds the table's parent entry LOCKED. A peer that holds this entry LOCKED is waited for: he waits
-    /// downwards only (R10), so he finishes.
+    /// downwards only (R10), so he finishes. A view that does not wait gets `None`, and must call the unlink off.
     #[inline]
-    pub(crate) fn freeze(&self, table: Table<'_>, index: usize) -> Pte {
+    pub(crate) fn freeze(&self, table: Table<'_>, index: usize) -> Option<Pte> {
+        let mut value = self.load(table, index);
         if !A::SHARED {
-            return self.load(table, index);
+            return Some(value);
         }
         let mut backoff = Backoff::new();
-        let mut value = self.load(table, index);
         loop {
             if value.is_locked() {
+                if !self.wait {
+                    return None;
+                }
                 backoff.wait();
                 value = self.load(table, index);
                 continue;
@@ -202,7 +205,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             debug_assert!(!value.is_frozen(), "two owners of one unlink");
             // Acquire: the last value may be a TABLE whose contents are read next. Nothing is released.
             match self.swap(table, index, value, value.freeze(), Ordering::Acquire) {
-                Ok(()) => return value,
+                Ok(()) => return Some(value),
                 Err(found) => value = found,
             }
         }
@@ -210,18 +213,17 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
 
     /// Gives a frozen entry back the value that it carries: the unlink was called off.
     ///
-    /// Hardware saw the value, then an invalid entry, then the same value: no translation changed, no TLBI is due.
+    /// Hardware saw the value, then an invalid entry, then the same value: no translation changed, no TLBI is due. What a
+    /// TABLE value points to must be thawed before, so that nobody starts a second unlink there.
     #[inline]
     pub(crate) fn thaw(&self, table: Table<'_>, index: usize) {
+        let frozen = self.load(table, index);
         if !A::SHARED {
             return;
         }
-        self.check_alive(table);
-        let entry = &table.entries[index];
-        // Only the freezer writes a frozen entry, so a relaxed read finds his own store.
-        let frozen = Pte::from_raw(entry.load(Ordering::Relaxed));
         debug_assert!(frozen.is_frozen(), "thaw of an entry that is not frozen");
-        entry.store(frozen.thaw().raw(), Ordering::Release);
-        self.stored(table, index, frozen, frozen.thaw(), true);
+        let value = frozen.thaw();
+        table.entries[index].store(value.raw(), Ordering::Release);
+        self.stored(table, index, frozen, value, true);
     }
 }

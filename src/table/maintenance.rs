@@ -9,6 +9,7 @@ use super::reclaim::Access;
 use super::tlb::{Event, Tlb};
 use crate::arch::{Attrs, CacheOp, Dsb, Ipa, Level, MemType, Pa, Prot, Pte, Scope, Tlbi};
 use crate::memory::TableMemory;
+use crate::sync::Ordering;
 
 /// Above this many single invalidations, one of the whole VMID is cheaper for everybody.
 const SINGLES_AT_MOST: u64 = 512;
@@ -46,6 +47,32 @@ impl Stale {
 }
 
 impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+    /// Begins to take rights away in place; ends with [`narrowed`](Self::narrowed).
+    ///
+    /// A peer who finds that a right is gone already must not return before the TLBI for it is complete: somebody may
+    /// have been promised that no CPU uses the right. He does not wait for it (it may be his own caller's), he issues one.
+    pub(crate) fn narrowing(&self) {
+        if A::SHARED {
+            // Relaxed: the exchange that takes the right away releases it.
+            self.core.narrowing.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The TLBI for what was taken away is complete.
+    pub(crate) fn narrowed(&self) {
+        if A::SHARED {
+            // Release: who sees the count without this operation sees the state after its TLBI.
+            self.core.narrowing.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Whether a right that was gone when this thread looked may still be in use, besides by `own` operations of its own.
+    #[inline]
+    pub(crate) fn narrowed_by_peer(&self, own: usize) -> bool {
+        // Acquire: pairs with `narrowed`.
+        A::SHARED && self.core.narrowing.load(Ordering::Acquire) > own
+    }
+
     /// Invalidates on every core and waits until no core uses the old translations.
     pub(crate) fn invalidate(&self, stale: Stale) {
         self.invalidate_in(stale, Scope::Broadcast);
@@ -102,7 +129,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             }));
             return false;
         }
-        if bytes / step > SINGLES_AT_MOST && scope == Scope::Broadcast {
+        if bytes / step > SINGLES_AT_MOST {
             tlb.event(Event::Tlbi(Tlbi::Vmid));
             return true;
         }

@@ -104,6 +104,10 @@ struct Map<'m, M: TableMemory> {
     /// Leaves whose rights were narrowed, and widened, in place.
     narrowed: Stale,
     widened: Stale,
+    /// Whether `narrowed` is announced to peers.
+    narrowing: bool,
+    /// Everything before this address is done.
+    reached: u64,
 }
 
 impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Map<'_, M> {
@@ -133,7 +137,7 @@ impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Map<'_, M> {
             batch.flush(view, |index| self.batched(view, &at, index));
             let leaf = self.leaves.leaf(level, at.base);
             view.prepare_output(level, pte, leaf);
-            let done = view.unlink(guard, at, pte, leaf, &mut |_, _| {});
+            let done = view.unlink(guard, at, pte, leaf, &mut |_, _| {})?;
             return Ok(self.wrote(done, &at));
         }
         if self.options.existing != Existing::Replace {
@@ -165,6 +169,7 @@ impl<M: TableMemory> Map<'_, M> {
     fn wrote(&mut self, done: bool, at: &At<'_>) -> Step {
         if done {
             self.mapped.bytes += at.bytes();
+            self.reached = at.hi;
             Step::Next
         } else {
             Step::Retry
@@ -224,6 +229,9 @@ impl<M: TableMemory> Map<'_, M> {
             if level < self.leaves.largest && !view.cut(&mut self.reserve, at, pte, &self.leaves)? {
                 return Ok(Step::Retry);
             }
+            if view.narrowed_by_peer(usize::from(self.narrowing)) {
+                self.narrowed.add(Ipa::new(at.base), at.size, Some(level));
+            }
             self.mapped.kept += at.bytes();
             return Ok(Step::Next);
         }
@@ -236,13 +244,14 @@ impl<M: TableMemory> Map<'_, M> {
         view.prepare_output(level, pte, leaf);
         let rights = Rights::of(&view.core.format);
         if rights.only(pte, leaf) {
+            let narrows = rights.narrow(pte, leaf);
+            if narrows && !self.narrowing {
+                view.narrowing();
+                self.narrowing = true;
+            }
             let done = view.change(at.table, at.index, pte, leaf).is_ok();
             if done {
-                let stale = if rights.narrow(pte, leaf) {
-                    &mut self.narrowed
-                } else {
-                    &mut self.widened
-                };
+                let stale = if narrows { &mut self.narrowed } else { &mut self.widened };
                 stale.add(Ipa::new(at.base), at.size, Some(level));
             }
             return Ok(self.wrote(done, &at));
@@ -338,6 +347,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// tables are built in private and linked with one compare-exchange. A block that the range covers in part is cut:
     /// the rest keeps its translation. What replaces a table frees it after a grace period.
     ///
+    /// [`Attrs::contiguous`] is ignored: the hint would outlive its group.
+    ///
     /// Maintenance: cache operations on the new output (none with FWB, instructions only if executable); nothing else for
     /// a hole; a broadcast TLBI where a translation is replaced, complete before the new one is visible; in-place for a
     /// change of permissions; one barrier that publishes the result.
@@ -345,9 +356,11 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// # Errors
     /// [`Error::Alignment`], [`Error::ZeroSize`], [`Error::Address`] (IPA or PA space), [`Error::Attrs`];
     /// [`Error::Conflict`] under [`Existing::Error`]; [`Error::Again`] under [`Existing::Keep`] if the
-    /// whole range was mapped already; [`Error::OutOfFrames`]. Nothing was changed then. (One corner remains, and only
-    /// beside a racing unmap of the same range with the memory used up to the last frame: tables that were counted on
-    /// vanish, and a request to *replace* may end with [`Error::OutOfFrames`] part way.)
+    /// whole range was mapped already; [`Error::OutOfFrames`]. Nothing was changed then.
+    ///
+    /// One corner remains, and only with the memory used up to the last frame: frames are counted before the first
+    /// change, and a peer who at that moment unmaps or collapses tables of the same range makes more of them necessary.
+    /// Then [`Error::OutOfFrames`] may come part way (never under [`Existing::Error`]); doing the same again completes it.
     pub fn map(&self, ipa: Ipa, size: u64, pa: Pa, attrs: &Attrs, options: MapOptions) -> Result<Mapped, Error> {
         let end = self.check_range(ipa, size)?;
         let leaves = self.leaves_of(ipa, size, pa, attrs, &options)?;
@@ -361,6 +374,17 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             };
             self.walk(start, end, &mut plan)?;
             reserve.ensure(plan.tables)?;
+            if A::SHARED {
+                // And where memory allows, what it would take if peers emptied the whole range meanwhile.
+                let level = self.core.config.geometry.start_level();
+                let root = Part {
+                    level,
+                    base: 0,
+                    lo: start,
+                    hi: end,
+                };
+                reserve.spare(self.tables_needed(root, &leaves) - 1);
+            }
         }
         let mut visitor = Map {
             leaves,
@@ -369,17 +393,28 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             mapped: Mapped::default(),
             narrowed: Stale::NONE,
             widened: Stale::NONE,
+            narrowing: false,
+            reached: start,
         };
         let walked = self.walk(start, end, &mut visitor);
         self.publish_barrier();
         self.invalidate(visitor.narrowed);
+        if visitor.narrowing {
+            self.narrowed();
+        }
         self.invalidate_local(visitor.widened);
-        let mapped = visitor.mapped;
+        let (mapped, reached) = (visitor.mapped, visitor.reached);
         drop(visitor);
         match walked {
-            Err(error) if mapped.bytes > 0 && options.existing != Existing::Replace => {
-                // A peer came between the plan and the walk. What this call wrote were holes: they become holes again.
-                self.unmap_only(start, end, |level, base, pte| pte == leaves.leaf(level, base))?;
+            Err(error) if mapped.bytes > 0 && options.existing == Existing::Error => {
+                // A peer came between the plan and the walk. All that lies behind was a hole that this call filled, and
+                // becomes a hole again; where a peer has changed it since, it is his.
+                let waiting = View {
+                    core: self.core,
+                    access: self.access.clone(),
+                    wait: true,
+                };
+                let _ = waiting.unmap_only(start, reached, |level, base, pte| pte == leaves.leaf(level, base));
                 Err(error)
             }
             Err(error) => Err(error),
@@ -398,9 +433,14 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let format = self.core.format;
         self.check_span("pa", pa.get(), size, geometry.pa_limit())?;
         let largest = options.largest.unwrap_or(Level::LM1);
+        // The contiguous hint speaks for a group of entries; the table changes them one by one, so it never sets it.
+        let attrs = Attrs {
+            contiguous: false,
+            ..*attrs
+        };
         let bits = |level| {
             format
-                .attr_bits(level, attrs)
+                .attr_bits(level, &attrs)
                 .map_err(|reason| Error::Attrs { ipa, reason })
         };
         let page = bits(Level::L3)?;

@@ -45,6 +45,8 @@ fn mapping(format: &Format, at: &At<'_>, pte: Pte) -> Mapping {
 struct EachLeaf<F>(F);
 
 impl<M: TableMemory, T: Tlb, A: Access, F: FnMut(&Format, &At<'_>, Pte)> Visitor<M, T, A> for EachLeaf<F> {
+    const LOOKS_ONLY: bool = true;
+
     #[inline]
     fn entry<'g>(
         &mut self,
@@ -176,7 +178,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// `ipa` and `size` (bytes) are multiples of the page size. Beside writers the iterator is weakly consistent: every
     /// leaf that it yields was there at some moment during the iteration, one that stayed all the time is yielded exactly
-    /// once, and between two steps no walk is under way (a held iterator does not delay the freeing of frames).
+    /// once, one that peers merged while the iterator stood inside it from there on, and between two steps no walk is under way (a held iterator does not delay the freeing of frames).
     ///
     /// # Errors
     /// Errors of the range.
@@ -189,6 +191,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             view: self,
             cursor: ipa.get(),
             end,
+            first: true,
             ready: Vec::new().into_iter(),
         })
     }
@@ -199,6 +202,8 @@ pub struct Leaves<'v, 't, M: TableMemory, T: Tlb, A: Access> {
     view: &'v View<'t, M, T, A>,
     cursor: u64,
     end: u64,
+    /// Nothing was handed out yet.
+    first: bool,
     /// What the last step found, not yet handed out.
     ready: alloc::vec::IntoIter<Mapping>,
 }
@@ -232,20 +237,25 @@ impl<M: TableMemory, T: Tlb, A: Access> Leaves<'_, '_, M, T, A> {
             geometry.size(span)
         };
         let stop = self.end.min((self.cursor & !(size - 1)).saturating_add(size));
-        let mut found = Vec::new();
+        let mut found: Vec<Mapping> = Vec::new();
         if level.is_last() || pte.is_valid() || pte.is_locked() {
-            let start = self.cursor;
-            let collected = self.view.for_each_leaf(start, stop, |leaf| {
-                // A block that a peer made meanwhile may begin before the cursor: its start was handed out already.
-                if leaf.ipa.get() >= start || found.is_empty() && leaf.ipa.get() + leaf.size > start {
-                    found.push(leaf);
+            let (start, first) = (self.cursor, self.first);
+            let collected = self.view.for_each_leaf(start, stop, |mut leaf| {
+                // A peer may merge pages into a block while they are collected: the walk meets them again, as one.
+                while found.last().is_some_and(|last| last.ipa >= leaf.ipa) {
+                    found.pop();
                 }
+                let handed_out = start.saturating_sub(leaf.ipa.get());
+                if handed_out > 0 && !first {
+                    leaf.ipa = Ipa::new(start);
+                    leaf.pa = Pa::new(leaf.pa.get() + handed_out);
+                    leaf.size -= handed_out;
+                }
+                found.push(leaf);
             });
-            if collected.is_err() {
-                // Only a view that does not wait gets here: it sees nothing where a peer is between break and make.
-                found.clear();
-            }
+            debug_assert!(collected.is_ok(), "looking cannot fail: {collected:?}");
         }
+        self.first = false;
         self.cursor = found.last().map_or(stop, |leaf| stop.max(leaf.ipa.get() + leaf.size));
         self.ready = found.into_iter();
     }

@@ -19,7 +19,7 @@ pub use imp::Local;
 /// How a walk may touch the table: beside others ([`Local`]) or alone ([`Alone`]).
 ///
 /// Sealed: the two kinds are all there are.
-pub trait Access: sealed::Sealed {
+pub trait Access: Clone + sealed::Sealed {
     /// Whether others may change the table at the same time.
     const SHARED: bool;
     /// Held for the length of one walk.
@@ -57,6 +57,7 @@ pub struct Unlinked {
 }
 
 /// Exclusive access: plain stores, frames freed at once.
+#[derive(Clone)]
 pub struct Alone;
 
 impl Access for Alone {

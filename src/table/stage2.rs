@@ -3,7 +3,7 @@
 use super::error::Error;
 use super::reclaim::{Access, Alone, Collector, Local, drain, free_subtree};
 use super::tlb::{Event, Null, Tlb};
-use crate::arch::{Format, FormatOptions, Geometry, Ipa, Level, Pa, Pte, Vtcr, VtcrOptions, Vttbr};
+use crate::arch::{Format, FormatOptions, Geometry, Ipa, Pa, Pte, Vtcr, VtcrOptions, Vttbr};
 use crate::memory::TableMemory;
 use crate::sync::{Arc, AtomicUsize, Ordering};
 
@@ -49,11 +49,11 @@ pub struct Core<M: TableMemory, T: Tlb> {
     pub(crate) memory: M,
     pub(crate) tlb: T,
     pub(crate) root: Pa,
-    /// Bytes after which a long walk lets go of its epoch: what a level-1 entry translates, or the whole space.
-    pub(crate) step: u64,
     pub(crate) vttbr: Vttbr,
     /// Frames retired and not yet free.
     pub(crate) pending: AtomicUsize,
+    /// Operations that have taken rights away in place and whose TLBI may still be under way.
+    pub(crate) narrowing: AtomicUsize,
 }
 
 impl<M: TableMemory, T: Tlb> Drop for Core<M, T> {
@@ -157,18 +157,15 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             tlb.event(Event::Allocate { frame: root });
             tlb.event(Event::Publish);
         }
-        let step = geometry
-            .size(geometry.start_level().max(Level::L1))
-            .min(geometry.ipa_limit());
         let core = Core {
             config,
             format,
             memory,
             tlb,
             root,
-            step,
             vttbr,
             pending: AtomicUsize::new(0),
+            narrowing: AtomicUsize::new(0),
         };
         Ok(Self {
             core: Arc::new(core),
@@ -259,7 +256,8 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
 
 impl<'t, M: TableMemory, T: Tlb> Handle<'t, M, T> {
     /// The same handle for a fault path: where a peer holds an entry LOCKED it answers [`Error::Again`] at once, so
-    /// that the vCPU can re-enter the guest, instead of waiting for him.
+    /// that the vCPU can re-enter the guest, instead of waiting for him. A range of several leaves may have been changed up
+    /// to the address that the error names; doing the same again completes it.
     #[must_use]
     pub fn without_waiting(&self) -> Self {
         View {

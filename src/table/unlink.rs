@@ -6,17 +6,21 @@
 
 use super::View;
 use super::entry::Table;
+use super::error::Error;
 use super::maintenance::Stale;
 use super::reclaim::{Access, Unlinked};
 use super::tlb::{Event, Tlb};
 use super::walk::At;
 use crate::arch::{Ipa, Level, Pte};
 use crate::memory::TableMemory;
-use crate::sync::{Ordering, fence};
+use crate::sync::{Backoff, Ordering, fence};
 
 impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Replaces the TABLE entry `old` at `at` by `new` and retires everything below; `leaf` is told of every leaf that
     /// went. False if a peer changed the entry first, and then nothing was done.
+    ///
+    /// # Errors
+    /// [`Error::Again`] if an entry below is LOCKED and this view does not wait: everything is as it was.
     pub(crate) fn unlink<'g>(
         &'g self,
         guard: &A::Guard,
@@ -24,14 +28,25 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         old: Pte,
         new: Pte,
         leaf: &mut impl FnMut(Level, Pte),
-    ) -> bool {
+    ) -> Result<bool, Error> {
         if self.lock(at.table, at.index, old).is_err() {
-            return false;
+            return Ok(false);
         }
         let child = self.child(at.table, old);
-        let frames = self.freeze_all(child, leaf);
-        self.finish_unlink(guard, at, child, frames, new);
-        true
+        match self.freeze_all(child, leaf) {
+            Some(frames) => {
+                self.finish_unlink(guard, at, child, frames, new);
+                Ok(true)
+            }
+            None => {
+                self.thaw_all(child);
+                self.make(at.table, at.index, old);
+                Err(Error::Again {
+                    ipa: at.ipa(),
+                    level: at.level(),
+                })
+            }
+        }
     }
 
     /// The second half: everything below is frozen; invalidate, make, retire.
@@ -55,18 +70,35 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         self.access.retire(guard, self.core, unlinked);
     }
 
-    /// Freezes a table and all below it. Returns the number of frames.
-    fn freeze_all(&self, table: Table<'_>, leaf: &mut impl FnMut(Level, Pte)) -> usize {
+    /// Freezes a table and all below it. Returns the number of frames; `None` if it came to an entry that it must not
+    /// wait for, and then all before that entry is frozen.
+    fn freeze_all(&self, table: Table<'_>, leaf: &mut impl FnMut(Level, Pte)) -> Option<usize> {
         let mut frames = 1;
         for index in 0..table.len() {
-            let last = self.freeze(table, index);
+            let last = self.freeze(table, index)?;
             if last.is_table(table.level) {
-                frames += self.freeze_all(self.child(table, last), leaf);
+                frames += self.freeze_all(self.child(table, last), leaf)?;
             } else if last.is_valid() {
                 leaf(table.level, last);
             }
         }
-        frames
+        Some(frames)
+    }
+
+    /// Undoes a [`freeze_all`](Self::freeze_all) that stopped half way, deepest first.
+    fn thaw_all(&self, table: Table<'_>) {
+        for index in 0..table.len() {
+            let frozen = self.load(table, index);
+            // Only the caller freezes below an entry that he holds, so the first other one is where he stopped.
+            if !frozen.is_frozen() {
+                return;
+            }
+            let value = frozen.thaw();
+            if value.is_table(table.level) {
+                self.thaw_all(self.child(table, value));
+            }
+            self.thaw(table, index);
+        }
     }
 
     /// Freezes the entries of one table as long as `keep_on(index, value)` says so. True if all are frozen; otherwise
@@ -82,10 +114,9 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ) -> bool {
         for index in 0..child.len() {
             let last = self.freeze(child, index);
-            if !keep_on(index, last) {
-                for frozen in 0..=index {
-                    self.thaw(child, frozen);
-                }
+            if !last.is_some_and(|last| keep_on(index, last)) {
+                let frozen = index + usize::from(last.is_some());
+                (0..frozen).for_each(|index| self.thaw(child, index));
                 self.make(at.table, at.index, parent);
                 return false;
             }
@@ -99,7 +130,14 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// is taken away page by page, in either direction, as often as at once. The fence makes two peers who empty the
     /// last two entries at the same time not both miss it.
     pub(crate) fn unlink_if_empty<'g>(&'g self, guard: &A::Guard, at: At<'g>, first: usize, next: usize) {
-        let old = self.load(at.table, at.index);
+        let mut backoff = Backoff::new();
+        let mut old = self.load(at.table, at.index);
+        // A peer who tries to merge or unlink this table will call that off if it has become empty meanwhile, and nobody
+        // would look again. The caller holds nothing, so he may wait for a holder above (R10).
+        while old.is_locked() && self.wait {
+            backoff.wait();
+            old = self.load(at.table, at.index);
+        }
         if !old.is_table(at.level()) {
             return;
         }

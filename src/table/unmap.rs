@@ -33,6 +33,8 @@ pub(crate) struct Unmap<'m, M: TableMemory, F> {
 }
 
 impl<M: TableMemory, T: Tlb, A: Access, F: Fn(Level, u64, Pte) -> bool> Visitor<M, T, A> for Unmap<'_, M, F> {
+    const AFTER: bool = true;
+
     fn entry<'g>(
         &mut self,
         view: &'g View<'_, M, T, A>,
@@ -54,7 +56,7 @@ impl<M: TableMemory, T: Tlb, A: Access, F: Fn(Level, u64, Pte) -> bool> Visitor<
             let geometry = &view.core.config.geometry;
             let done = view.unlink(guard, at, pte, Pte::EMPTY, &mut |level, _| {
                 removed += geometry.size(level)
-            });
+            })?;
             self.removed += removed;
             return Ok(if done { Step::Next } else { Step::Retry });
         }
@@ -63,7 +65,7 @@ impl<M: TableMemory, T: Tlb, A: Access, F: Fn(Level, u64, Pte) -> bool> Visitor<
         {
             return Ok(Step::Next);
         }
-        if !pte.is_valid() {
+        if !pte.is_valid() && at.whole() {
             let new = Pte::EMPTY;
             return Ok(match view.annotate(at.table, at.index, pte, new) {
                 Ok(()) => Step::Next,
@@ -80,7 +82,7 @@ impl<M: TableMemory, T: Tlb, A: Access, F: Fn(Level, u64, Pte) -> bool> Visitor<
         }
         batch.flush(view, |_| Pte::EMPTY);
         let done = view.cut(&mut self.reserve, at, pte, &Nothing)?;
-        if done {
+        if done && pte.is_valid() {
             self.removed += at.bytes();
         }
         Ok(if done { Step::Next } else { Step::Retry })
@@ -107,11 +109,11 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// [`Error::Alignment`], [`Error::ZeroSize`], [`Error::Address`]; [`Error::OutOfFrames`] if a block at an end of the
-    /// range cannot be cut. Nothing was removed then.
+    /// range cannot be cut. Nothing was removed then, save in the corner that [`map`](Self::map) names.
     pub fn unmap(&self, ipa: Ipa, size: u64) -> Result<u64, Error> {
         let end = self.check_range(ipa, size)?;
         let mut reserve = Reserve::new(&self.core.memory);
-        reserve.ensure(self.frames_to_cut_edges(ipa.get(), end, &Nothing, |_| true)?)?;
+        self.reserve_for_edges(&mut reserve, ipa.get(), end, &Nothing, |_| true)?;
         let only: Option<fn(Level, u64, Pte) -> bool> = None;
         let mut visitor = Unmap {
             reserve,
@@ -168,9 +170,40 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         Ok(true)
     }
 
+    /// Reserves what cutting the blocks at both ends of a range takes as the table is now, and where memory allows what it
+    /// could take if peers merged something there.
+    pub(crate) fn reserve_for_edges(
+        &self,
+        reserve: &mut Reserve<'_, M>,
+        start: u64,
+        end: u64,
+        piece: &impl Piece,
+        changes: impl Fn(Pte) -> bool,
+    ) -> Result<(), Error> {
+        let geometry = &self.core.config.geometry;
+        // One page is one entry: if it must be cut, nothing was changed before.
+        if end - start == geometry.granule().size() {
+            return Ok(());
+        }
+        reserve.ensure(self.frames_to_cut_edges(start, end, piece, changes)?)?;
+        if A::SHARED {
+            let blocks = Level::ALL
+                .into_iter()
+                .filter(|&level| !level.is_last() && geometry.block_allowed(level));
+            let cut = |level| {
+                [start, end]
+                    .into_iter()
+                    .filter(|edge| edge & (geometry.size(level) - 1) != 0)
+                    .count()
+            };
+            reserve.spare(blocks.map(cut).sum());
+        }
+        Ok(())
+    }
+
     /// Frames for cutting the blocks into which a range reaches with its first and its last page, as the table is now.
     /// Blocks that lie wholly inside are not cut; `changes(entry)` says whether a block is touched at all.
-    pub(crate) fn frames_to_cut_edges(
+    fn frames_to_cut_edges(
         &self,
         start: u64,
         end: u64,

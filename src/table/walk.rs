@@ -64,7 +64,17 @@ pub(crate) enum Step {
 
 /// Decides what happens to each entry of a range.
 pub(crate) trait Visitor<M: TableMemory, T: Tlb, A: Access> {
-    /// An entry that is neither LOCKED nor FROZEN. Entries that the visitor locks go into `batch`.
+    /// Whether [`after`](Self::after) does anything.
+    const AFTER: bool = false;
+
+    /// Whether `after` must see each table that the range covers as one visit, however long the walk.
+    const WHOLE_TABLES: bool = false;
+
+    /// The visitor changes nothing, so a LOCKED entry that is not waited for is shown to it like an empty one.
+    const LOOKS_ONLY: bool = false;
+
+    /// An entry that is neither LOCKED nor FROZEN, save for visitors that only look. A table entry of which the range
+    /// covers a part may be descended into without being shown. Entries that the visitor locks go into `batch`.
     fn entry<'g>(
         &mut self,
         view: &'g View<'_, M, T, A>,
@@ -83,6 +93,19 @@ pub(crate) trait Visitor<M: TableMemory, T: Tlb, A: Access> {
     fn after<'g>(&mut self, _view: &'g View<'_, M, T, A>, _guard: &'g A::Guard, _at: At<'g>) {}
 }
 
+/// Tables visited before a long walk lets go of its epoch.
+const TABLES_A_STAY: u32 = 256;
+
+/// How a visit of one table ended.
+enum End {
+    /// All of the part is done.
+    Done,
+    /// The table was unlinked under the walk; everything before this address is done.
+    Unlinked { at: u64, level: Level },
+    /// The walk has stayed long enough; everything before this address is done.
+    Tired { at: u64 },
+}
+
 impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Visits `start..end`, in ascending order.
     #[inline]
@@ -90,15 +113,21 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let mut guard = self.access.pin();
         let mut cursor = start;
         let mut backoff = Backoff::new();
+        let mut restarts = 0;
         loop {
-            // A long walk lets go of the epoch now and then, where it holds no table.
-            let stop = end.min((cursor | (self.core.step - 1)).saturating_add(1));
-            let root = self.root_table(&guard);
-            match self.visit_table(&guard, root, cursor, stop, visitor)? {
-                None if stop == end => return Ok(()),
-                None => cursor = stop,
-                Some(unlinked_at) => {
-                    cursor = unlinked_at;
+            match self.visit(&guard, cursor, end, visitor)? {
+                End::Done => return Ok(()),
+                End::Tired { at } => cursor = at,
+                End::Unlinked { at, level } => {
+                    restarts = if cursor == at { restarts + 1 } else { 1 };
+                    // Once may be a table that is gone; again means that a peer is at it, and that he is waited for.
+                    if restarts > 1 && !self.wait {
+                        return Err(Error::Again {
+                            ipa: Ipa::new(at),
+                            level,
+                        });
+                    }
+                    cursor = at;
                     backoff.wait();
                 }
             }
@@ -106,7 +135,55 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         }
     }
 
-    /// Visits the part `ipa..end` of one table. `Some(ipa)`: the table was unlinked, everything before `ipa` is done.
+    /// One walk from the root. Straight down while one table entry holds all of the range: a single page costs a load
+    /// a level and nothing else.
+    #[inline]
+    fn visit<'g, V: Visitor<M, T, A>>(
+        &'g self,
+        guard: &'g A::Guard,
+        start: u64,
+        end: u64,
+        visitor: &mut V,
+    ) -> Result<End, Error> {
+        let geometry = &self.core.config.geometry;
+        let mut table = self.root_table(guard);
+        let mut path = [None; 5];
+        let mut depth = 0;
+        loop {
+            let size = geometry.size(table.level);
+            let base = start & !(size - 1);
+            let (lo, hi) = (start, end);
+            if hi - base > size || hi - lo == size {
+                break;
+            }
+            let index = geometry.index(Ipa::new(start), table.level);
+            let pte = self.load(table, index);
+            if !pte.is_table(table.level) {
+                break;
+            }
+            if V::AFTER {
+                path[depth] = Some(At {
+                    table,
+                    index,
+                    base,
+                    size,
+                    lo,
+                    hi,
+                });
+                depth += 1;
+            }
+            table = self.child(table, pte);
+        }
+        let ended = self.visit_table(guard, table, start, end, visitor, &mut 0)?;
+        if V::AFTER && matches!(ended, End::Done) {
+            for at in path[..depth].iter().rev().flatten() {
+                visitor.after(self, guard, *at);
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Visits the part `ipa..end` of one table and of those below.
     fn visit_table<'g, V: Visitor<M, T, A>>(
         &'g self,
         guard: &'g A::Guard,
@@ -114,35 +191,19 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         mut ipa: u64,
         end: u64,
         visitor: &mut V,
-    ) -> Result<Option<u64>, Error> {
+        visited: &mut u32,
+    ) -> Result<End, Error> {
         let geometry = &self.core.config.geometry;
         let level = table.level;
         let size = geometry.size(level);
-        let first = geometry.index(Ipa::new(ipa), level);
-        let first_base = ipa & !(size - 1);
+        let mut index = geometry.index(Ipa::new(ipa), level);
+        let mut base = ipa & !(size - 1);
+        // Where entry 0 would translate; wraps harmlessly when it lies below address 0 of nothing.
+        let origin = base.wrapping_sub((index as u64) << geometry.shift(level));
         let mut batch = Batch::new();
         let mut backoff = Backoff::new();
         while ipa < end {
-            let base = ipa & !(size - 1);
-            let index = first + ((base - first_base) >> geometry.shift(level)) as usize;
             let pte = self.load(table, index);
-            if !pte.is_valid() {
-                if pte.is_locked() {
-                    self.finish(&mut batch, visitor, first, first_base, level);
-                    if !self.wait {
-                        return Err(Error::Again {
-                            ipa: Ipa::new(ipa),
-                            level,
-                        });
-                    }
-                    backoff.wait();
-                    continue;
-                }
-                if pte.is_frozen() {
-                    self.finish(&mut batch, visitor, first, first_base, level);
-                    return Ok(Some(ipa));
-                }
-            }
             let at = At {
                 table,
                 index,
@@ -151,44 +212,65 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 lo: ipa,
                 hi: end.min(base + size),
             };
+            if !pte.is_valid() {
+                if pte.is_locked() {
+                    self.finish(&mut batch, visitor, origin, level);
+                    if self.wait {
+                        backoff.wait();
+                        continue;
+                    }
+                    if !V::LOOKS_ONLY {
+                        return Err(Error::Again { ipa: at.ipa(), level });
+                    }
+                }
+                if pte.is_frozen() {
+                    self.finish(&mut batch, visitor, origin, level);
+                    return Ok(End::Unlinked { at: ipa, level });
+                }
+            }
             if !batch.has_room(index) {
-                self.finish(&mut batch, visitor, first, first_base, level);
+                self.finish(&mut batch, visitor, origin, level);
             }
             match visitor.entry(self, guard, &mut batch, at, pte) {
-                Ok(Step::Next) => ipa = at.hi,
-                Ok(Step::Retry) => {}
+                Ok(Step::Next) => {}
+                Ok(Step::Retry) => continue,
                 Ok(Step::Descend) => {
-                    self.finish(&mut batch, visitor, first, first_base, level);
+                    self.finish(&mut batch, visitor, origin, level);
                     let child = self.child(table, pte);
-                    if let Some(unlinked_at) = self.visit_table(guard, child, ipa, at.hi, visitor)? {
-                        return Ok(Some(unlinked_at));
+                    let ended = self.visit_table(guard, child, ipa, at.hi, visitor, visited)?;
+                    if !matches!(ended, End::Done) {
+                        return Ok(ended);
                     }
-                    visitor.after(self, guard, at);
-                    ipa = at.hi;
+                    if V::AFTER {
+                        visitor.after(self, guard, at);
+                    }
+                    *visited += 1;
+                    if *visited >= TABLES_A_STAY && at.hi < end && !V::WHOLE_TABLES {
+                        return Ok(End::Tired { at: at.hi });
+                    }
                 }
                 Err(error) => {
-                    self.finish(&mut batch, visitor, first, first_base, level);
+                    self.finish(&mut batch, visitor, origin, level);
                     return Err(error);
                 }
             }
+            ipa = at.hi;
+            base = ipa;
+            index += 1;
         }
-        self.finish(&mut batch, visitor, first, first_base, level);
-        Ok(None)
+        self.finish(&mut batch, visitor, origin, level);
+        Ok(End::Done)
     }
 
     /// Invalidates and makes what the walk holds LOCKED.
-    #[inline]
-    fn finish<'g, V: Visitor<M, T, A>>(
-        &self,
-        batch: &mut Batch<'g>,
-        visitor: &V,
-        first: usize,
-        first_base: u64,
-        level: Level,
-    ) {
+    #[inline(always)]
+    fn finish<'g, V: Visitor<M, T, A>>(&self, batch: &mut Batch<'g>, visitor: &V, origin: u64, level: Level) {
+        if batch.is_empty() {
+            return;
+        }
         let shift = self.core.config.geometry.shift(level);
         batch.flush(self, |index| {
-            visitor.value(level, first_base + (((index - first) as u64) << shift))
+            visitor.value(level, origin.wrapping_add((index as u64) << shift))
         });
     }
 }
