@@ -101,7 +101,29 @@ pub struct OrderArg(pub Order);
 #[derive(Clone, Copy)]
 pub struct SizesArg(pub Sizes);
 
+/// What to do about what cannot be read.
+#[derive(Clone, Copy)]
+pub enum OnErrors {
+    /// Raise the first one.
+    Raise,
+    /// Go on behind it.
+    Skip,
+}
+
+impl<'py> FromPyObject<'_, 'py> for OnErrors {
+    type Error = PyErr;
+
+    fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        choice(&obj, "errors", &[("raise", Self::Raise), ("skip", Self::Skip)])
+    }
+}
+
 // What Python leaves out.
+impl PaArg {
+    /// The start of the PA space.
+    pub const ZERO: Self = Self(Pa::new(0));
+}
+
 impl StallHow {
     /// The thread gives up its core.
     pub const SLEEP: Self = Self(StallKind::Sleep);

@@ -10,6 +10,7 @@ use pyo3::types::PyType;
 use super::job::Failure;
 use super::types;
 use crate::arch::{AccessKind, Fault, FaultKind, GeometryError, Ipa, Level};
+use crate::image::ImageError;
 use crate::memory::ArenaError;
 use crate::table::Error;
 use crate::vm::replay::ReplayError;
@@ -42,6 +43,7 @@ classes! {
     conflict => "ConflictError",
     fault => "Fault",
     geometry => "GeometryError",
+    image => "ImageError",
     level => "LevelError",
     option => "OptionError",
     trace => "TraceError",
@@ -93,6 +95,8 @@ plain! {
     closed;
     /// A shape that no table has.
     geometry;
+    /// Bytes that are no table image.
+    image;
     /// A level that is none.
     level;
     /// A misaligned address or size, or a size of zero.
@@ -148,6 +152,18 @@ pub fn vm(py: Python<'_>, error: vm::Error) -> PyErr {
         }
         vm::Error::BitmapLength { .. } => option(py, error.to_string()),
         _ => base(py, error.to_string()),
+    }
+}
+
+/// The exception for a table in bytes that cannot be read.
+pub fn dump(py: Python<'_>, error: &ImageError) -> PyErr {
+    let message = error.to_string();
+    match *error {
+        ImageError::Missing { ipa, level, .. } | ImageError::Revisited { ipa, level, .. } => {
+            raise(py, |classes| &classes.image, (message, ipa.get(), level.get()))
+        }
+        ImageError::Ipa { ipa, .. } => raise(py, |classes| &classes.address, (message, ipa.get())),
+        _ => image(py, message),
     }
 }
 

@@ -11,6 +11,7 @@ mod convert;
 mod dirty_log;
 mod error;
 mod events;
+mod image;
 mod job;
 mod leaves;
 mod open;
@@ -30,6 +31,8 @@ mod _core {
     use super::arch::{explain_entry, explain_esr, explain_vtcr, explain_vttbr};
     #[pymodule_export]
     use super::dirty_log::DirtyLogJob;
+    #[pymodule_export]
+    use super::image::{ImageLeaves, PyImage};
     #[pymodule_export]
     use super::query::LeafIterator;
     #[pymodule_export]

@@ -6,11 +6,13 @@ use pyo3::prelude::*;
 use std::vec;
 
 use super::convert::{AccessArg, IpaArg, SizeArg};
+use super::image::PyImage;
 use super::open::Open;
 use super::sink::{Sink, Watch};
 use super::stage2::PyStage2;
-use super::{error, events, leaves, types};
+use super::{error, events, image, leaves, types};
 use crate::arch::Ipa;
+use crate::image::Image;
 use crate::memory::Arena;
 use crate::sync::Mutex;
 use crate::table::{Error, Handle, Mapping};
@@ -167,6 +169,58 @@ impl PyStage2 {
             Ok(rows)
         })?;
         rows.map_err(|refused| error::table(py, refused))?.into_array(py)
+    }
+
+    /// Take a copy of the table as it is in memory: every frame of it, and the registers.
+    ///
+    /// Returns
+    /// -------
+    /// s2pt.image.Image
+    ///     Beside writers each entry is as it was at some moment of the call.
+    ///
+    /// Raises
+    /// ------
+    /// ImageError
+    ///     Writers moved a table about while it was copied: it was reached twice.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// Mapped(bytes=2MiB, kept=0B)
+    /// >>> before = s2.image()
+    /// >>> s2.write_protect(0x4000_0000, "2MiB")
+    /// Changed(leaves=1, bytes=2MiB)
+    /// >>> before.diff(s2.image())
+    /// [Difference(ipa=0x40000000, size=2MiB, permission)]
+    fn image(&self, py: Python<'_>) -> PyResult<PyImage> {
+        let open = self.table(py)?;
+        let config = *open.config();
+        let options = image::own(config.fwb, config.xnx, config.geometry.block_rule());
+        let copied = py.detach(|| {
+            open.work(|table| {
+                let _stay = table.stay();
+                let memory = |pa| open.memory().read(pa);
+                Image::new(memory, open.vtcr(), open.vttbr(), options)?.to_dump()
+            })
+        });
+        let bytes = copied.map_err(|refused| error::dump(py, &refused))?;
+        PyImage::of_dump(py, bytes, options)
+    }
+
+    /// The table as KVM prints it in its file ``stage2_page_tables``: a line for each run of entries that are alike.
+    ///
+    /// As there, the ``X`` column stands where execution is *not* allowed.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// Mapped(bytes=2MiB, kept=0B)
+    /// >>> print(s2.dump().splitlines()[2])
+    /// 0x0000000040000000-0x0000000040200000           2M 2   R W X AF BLK
+    fn dump(&self, py: Python<'_>) -> PyResult<String> {
+        self.image(py)?.ptdump(py)
     }
 
     /// Count table frames and leaves by level, and the bytes mapped. Reads every entry of the table once.

@@ -5,7 +5,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyType};
 
 use super::convert::{ACCESSES, MEM_TYPES};
-use crate::arch::{AccessKind, BlockRule, EntryKind, Geometry, Level, MemType, Prot};
+use crate::arch::{AccessKind, BlockRule, EntryKind, Geometry, Ipa, Level, MemType, Prot, Pte};
 use crate::table;
 
 /// Members of enumerations and classes of results.
@@ -132,11 +132,15 @@ pub fn changed<'py>(py: Python<'py>, done: &table::Changed) -> PyResult<Bound<'p
 
 /// The `s2pt.Entry` where a walk ended.
 pub fn entry<'py>(py: Python<'py>, found: &table::Lookup) -> PyResult<Bound<'py, PyAny>> {
-    let kind = kind(found.pte.kind(found.level));
+    entry_of(py, found.pte, found.level, found.base, found.pte.kind(found.level))
+}
+
+/// The `s2pt.Entry` of an entry given by its parts.
+pub fn entry_of(py: Python<'_>, pte: Pte, level: Level, base: Ipa, what: EntryKind) -> PyResult<Bound<'_, PyAny>> {
     Types::get(py)?
         .entry
         .bind(py)
-        .call1((found.pte.raw(), found.level.get(), found.base.get(), kind))
+        .call1((pte.raw(), level.get(), base.get(), kind(what)))
 }
 
 /// The word for a kind of entry.

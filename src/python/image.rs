@@ -1,0 +1,478 @@
+//! The class `s2pt.image.Image`: a table in bytes, walked without trust.
+//!
+//! The bytes are taken in when the object is made, so everything after that runs detached and cannot call back. Memory
+//! behind a Python function is read once, as far as the walk needs it.
+
+use core::cell::RefCell;
+use std::collections::BTreeMap;
+use std::vec;
+
+use pyo3::buffer::PyBuffer;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyList, PyTuple, PyType};
+
+use super::convert::{BlocksArg, DialectArg, IpaArg, Number, OnErrors, PaArg, short};
+use super::{error, leaves, types};
+use crate::arch::{BlockRule, Dialect, EntryKind, Mapping, Pa, Vtcr, Vttbr};
+use crate::image::{Difference, Differs, Dump, Image, ImageError, ImageOptions, ReadMemory};
+use crate::sync::{Mutex, PoisonError};
+
+/// Where the table's bytes are.
+pub enum Memory {
+    /// In a dump.
+    Dump(Dump<Vec<u8>>),
+    /// In one run of memory from an address on.
+    Flat(Pa, Vec<u8>),
+    /// In the pieces that a function gave, by address.
+    Pieces(BTreeMap<u64, Vec<u64>>),
+}
+
+impl ReadMemory for Memory {
+    fn read_u64(&self, pa: Pa) -> Option<u64> {
+        match self {
+            Self::Dump(dump) => dump.read_u64(pa),
+            Self::Flat(base, bytes) => {
+                let start = usize::try_from(pa.get().checked_sub(base.get())?).ok()?;
+                let word = bytes.get(start..start.checked_add(8)?)?;
+                Some(u64::from_le_bytes(word.try_into().ok()?))
+            }
+            Self::Pieces(pieces) => {
+                let (start, words) = pieces.range(..=pa.get()).next_back()?;
+                words.get(usize::try_from((pa.get() - start) / 8).ok()?).copied()
+            }
+        }
+    }
+}
+
+/// Reads through a Python function and keeps what it read.
+struct Reader<'py> {
+    read: Bound<'py, PyAny>,
+    pieces: RefCell<BTreeMap<u64, Vec<u64>>>,
+    failed: RefCell<Option<PyErr>>,
+}
+
+impl Reader<'_> {
+    fn ask(&self, pa: Pa, words: usize) -> PyResult<Option<Vec<u64>>> {
+        let answer = self.read.call1((pa.get(), 8 * words))?;
+        if answer.is_none() {
+            return Ok(None);
+        }
+        let bytes = PyBuffer::<u8>::get(&answer)?.to_vec(answer.py())?;
+        if bytes.len() != 8 * words {
+            let message = format!("read({pa}, {:#x}) gave {:#x} bytes", 8 * words, bytes.len());
+            return Err(error::image(answer.py(), message));
+        }
+        let (words, _) = bytes.as_chunks::<8>();
+        Ok(Some(words.iter().map(|word| u64::from_le_bytes(*word)).collect()))
+    }
+}
+
+impl ReadMemory for &Reader<'_> {
+    fn read_u64(&self, pa: Pa) -> Option<u64> {
+        let mut word = [0];
+        self.read_table(pa, &mut word).then_some(word[0])
+    }
+
+    fn read_table(&self, pa: Pa, entries: &mut [u64]) -> bool {
+        if self.failed.borrow().is_some() {
+            return false;
+        }
+        let known = self
+            .pieces
+            .borrow()
+            .get(&pa.get())
+            .filter(|words| words.len() == entries.len())
+            .cloned();
+        let answer = known.map_or_else(|| self.ask(pa, entries.len()), |words| Ok(Some(words)));
+        match answer {
+            Ok(Some(words)) => {
+                entries.copy_from_slice(&words);
+                self.pieces.borrow_mut().insert(pa.get(), words);
+                true
+            }
+            Ok(None) => false,
+            Err(failure) => {
+                *self.failed.borrow_mut() = Some(failure);
+                false
+            }
+        }
+    }
+}
+
+/// A stage-2 table in bytes: a dump file, or any memory that VTTBR_EL2 points into.
+///
+/// Nothing in it is trusted: a table that is not there, that lies on the way to itself or that two entries share is
+/// refused with its IPA and level.
+///
+/// Parameters
+/// ----------
+/// memory : bytes-like or callable
+///     The memory from `base` on; or a function ``read(pa, size)`` that gives `size` bytes, or None where there is no
+///     memory. It is asked once for each table, before the call returns.
+/// vtcr, vttbr : int
+///     The registers.
+/// base : int
+///     Physical address of the first byte of `memory`.
+/// fwb, xnx : bool, optional
+///     Whether FEAT_S2FWB was in use and whether the CPU has FEAT_XNX; None: found out from the leaves.
+/// dialect : str, optional
+///     How invalid entries are to be read: ``"own"``, ``"kvm6"`` or ``"kvm7"``; None: found out from the entries.
+/// blocks : Blocks or str
+///     At which levels a block counts as a leaf.
+///
+/// Raises
+/// ------
+/// ImageError
+///     The registers describe no table; the message says which rule they break.
+///
+/// See Also
+/// --------
+/// s2pt.image.open : reads a dump file.
+///
+/// Examples
+/// --------
+/// >>> import struct
+/// >>> from s2pt.image import Image
+/// >>> memory = bytearray(4096)  # one root page; VTCR: 4 KiB granule, 36-bit IPA, start level 1
+/// >>> memory[8:16] = struct.pack("<Q", 0x0040_0000_4000_07fd)  # its second entry: a 1 GiB block, read-write
+/// >>> image = Image(memory, vtcr=0x802d355c, vttbr=0x8000, base=0x8000)
+/// >>> next(image.leaves())
+/// Mapping(ipa=0x40000000, size=1GiB, pa=0x40000000, level=1, prot=RW, memtype=NORMAL, af=True, raw=0x400000400007fd)
+#[pyclass(name = "Image", module = "s2pt.image", frozen)]
+pub struct PyImage(Image<Memory>);
+
+impl PyImage {
+    /// The image of a dump.
+    pub fn of_dump(py: Python<'_>, bytes: Vec<u8>, options: ImageOptions) -> PyResult<Self> {
+        let opened = py.detach(|| {
+            let dump = Dump::parse(bytes)?;
+            let (vtcr, vttbr) = (dump.vtcr(), dump.vttbr());
+            Image::new(Memory::Dump(dump), vtcr, vttbr, options)
+        });
+        opened.map(Self).map_err(|refused| error::dump(py, &refused))
+    }
+
+    /// All leaves, or the first error unless errors are to be skipped.
+    fn collect(&self, py: Python<'_>, errors: OnErrors) -> PyResult<Vec<Mapping>> {
+        let collected = py.detach(|| {
+            let leaves = self.0.leaves();
+            match errors {
+                OnErrors::Raise => leaves.collect::<Result<Vec<_>, _>>(),
+                OnErrors::Skip => Ok(leaves.filter_map(Result::ok).collect()),
+            }
+        });
+        collected.map_err(|refused| error::dump(py, &refused))
+    }
+}
+
+fn options(fwb: Option<bool>, xnx: Option<bool>, dialect: Option<DialectArg>, blocks: BlocksArg) -> ImageOptions {
+    ImageOptions {
+        fwb,
+        xnx,
+        dialect: dialect.map(|dialect| dialect.0),
+        blocks: blocks.0,
+    }
+}
+
+#[pymethods]
+impl PyImage {
+    #[new]
+    #[pyo3(signature = (
+        memory, vtcr, vttbr, *, base = PaArg::ZERO, fwb = None, xnx = None, dialect = None,
+        blocks = BlocksArg(BlockRule::Architecture)
+    ), text_signature = "(memory, vtcr, vttbr, *, base=0, fwb=None, xnx=None, dialect=None, blocks='arch')")]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
+    fn new(
+        py: Python<'_>,
+        memory: Bound<'_, PyAny>,
+        vtcr: Number,
+        vttbr: Number,
+        base: PaArg,
+        fwb: Option<bool>,
+        xnx: Option<bool>,
+        dialect: Option<DialectArg>,
+        blocks: BlocksArg,
+    ) -> PyResult<Self> {
+        let options = options(fwb, xnx, dialect, blocks);
+        let (vtcr, vttbr) = (Vtcr::new(vtcr.0), Vttbr::new(vttbr.0));
+        let memory = if memory.is_callable() {
+            let reader = Reader {
+                read: memory,
+                pieces: RefCell::default(),
+                failed: RefCell::default(),
+            };
+            let image = Image::new(&reader, vtcr, vttbr, options).map_err(|refused| error::dump(py, &refused))?;
+            image.entries().for_each(drop);
+            if let Some(failure) = reader.failed.into_inner() {
+                return Err(failure);
+            }
+            Memory::Pieces(reader.pieces.into_inner())
+        } else {
+            Memory::Flat(base.0, bytes("memory", &memory)?)
+        };
+        let image = py.detach(|| Image::new(memory, vtcr, vttbr, options));
+        image.map(Self).map_err(|refused| error::dump(py, &refused))
+    }
+
+    /// Read a dump in format ``S2DUMP01`` out of bytes.
+    ///
+    /// Raises
+    /// ------
+    /// ImageError
+    ///     The bytes are none, or are cut off.
+    #[staticmethod]
+    #[pyo3(signature = (
+        data, *, fwb = None, xnx = None, dialect = None, blocks = BlocksArg(BlockRule::Architecture)
+    ), text_signature = "(data, *, fwb=None, xnx=None, dialect=None, blocks='arch')")]
+    fn from_bytes(
+        data: &Bound<'_, PyAny>,
+        fwb: Option<bool>,
+        xnx: Option<bool>,
+        dialect: Option<DialectArg>,
+        blocks: BlocksArg,
+    ) -> PyResult<Self> {
+        Self::of_dump(data.py(), bytes("data", data)?, options(fwb, xnx, dialect, blocks))
+    }
+
+    /// Write the table as a dump in format ``S2DUMP01``: every page of it, and the registers.
+    ///
+    /// Raises
+    /// ------
+    /// ImageError
+    ///     A table is not there, or is reached twice.
+    fn to_bytes(&self, py: Python<'_>) -> PyResult<Vec<u8>> {
+        py.detach(|| self.0.to_dump())
+            .map_err(|refused| error::dump(py, &refused))
+    }
+
+    /// VTCR_EL2, an int.
+    #[getter]
+    fn vtcr(&self) -> u64 {
+        self.0.vtcr().raw()
+    }
+
+    /// VTTBR_EL2, an int.
+    #[getter]
+    fn vttbr(&self) -> u64 {
+        self.0.vttbr().raw()
+    }
+
+    /// Physical address of the root, an int.
+    #[getter]
+    fn root(&self) -> u64 {
+        self.0.root().get()
+    }
+
+    /// Bytes of a page and of a table, an int.
+    #[getter]
+    fn page_size(&self) -> u64 {
+        self.0.geometry().granule().size()
+    }
+
+    /// The shape that VTCR_EL2 says, a `s2pt.types.Geometry`.
+    #[getter]
+    fn geometry<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        types::geometry(py, self.0.geometry())
+    }
+
+    /// Whether memory types are read as with FEAT_S2FWB, as given or found out.
+    #[getter]
+    fn fwb(&self) -> bool {
+        self.0.format().fwb()
+    }
+
+    /// Whether permissions are read as with FEAT_XNX, as given or found out.
+    #[getter]
+    fn xnx(&self) -> bool {
+        self.0.format().xnx()
+    }
+
+    /// How invalid entries are read, as given or found out: ``"own"``, ``"kvm6"`` or ``"kvm7"``.
+    #[getter]
+    fn dialect(&self) -> &'static str {
+        match self.0.dialect() {
+            Dialect::Own => "own",
+            Dialect::Kvm6 => "kvm6",
+            Dialect::Kvm7 => "kvm7",
+        }
+    }
+
+    /// How many tables there are at each level, a dict; the root counts once, however many pages it has.
+    #[getter]
+    fn tables<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = py
+            .detach(|| self.0.stats())
+            .map_err(|refused| error::dump(py, &refused))?;
+        let tables = PyDict::new(py);
+        let mut level = Some(self.0.geometry().start_level());
+        while let Some(here) = level {
+            tables.set_item(here.get(), stats.tables[here.slot()])?;
+            level = here.deeper();
+        }
+        Ok(tables)
+    }
+
+    /// Iterate over the leaves in order of IPA.
+    ///
+    /// Parameters
+    /// ----------
+    /// errors : str
+    ///     ``"raise"`` the first ImageError, or ``"skip"`` what cannot be read.
+    ///
+    /// Returns
+    /// -------
+    /// iterator of Mapping
+    ///     `memtype` is a plain text where MemAttr has a value without a name in `MemType`.
+    ///
+    /// Raises
+    /// ------
+    /// ImageError
+    ///     A table is not there, or is reached twice: the error has the IPA and the level. The whole table is walked
+    ///     before the first leaf is handed out.
+    #[pyo3(signature = (errors = OnErrors::Raise), text_signature = "($self, errors='raise')")]
+    fn leaves(&self, py: Python<'_>, errors: OnErrors) -> PyResult<ImageLeaves> {
+        let leaves = self.collect(py, errors)?;
+        Ok(ImageLeaves(Mutex::new(leaves.into_iter())))
+    }
+
+    fn __iter__(&self, py: Python<'_>) -> PyResult<ImageLeaves> {
+        self.leaves(py, OnErrors::Raise)
+    }
+
+    /// The leaves as a structured numpy array, with the fields of `Stage2.leaves_array`.
+    #[pyo3(signature = (errors = OnErrors::Raise), text_signature = "($self, errors='raise')")]
+    fn leaves_array<'py>(&self, py: Python<'py>, errors: OnErrors) -> PyResult<Bound<'py, PyAny>> {
+        let leaves = self.collect(py, errors)?;
+        let mut rows = leaves::Rows::new();
+        py.detach(|| leaves.iter().for_each(|leaf| rows.push(leaf)));
+        rows.into_array(py)
+    }
+
+    /// The entries that are neither empty nor valid, and those without a meaning, in order of IPA.
+    ///
+    /// Returns
+    /// -------
+    /// list of tuple
+    ///     IPA, level, the 64 bits, and what they say: ``"locked"``, ``"annotated 0x1"``, ``"reserved"``.
+    fn invalid(&self, py: Python<'_>) -> PyResult<Vec<(u64, i8, u64, String)>> {
+        let found: Result<Vec<_>, ImageError> = py.detach(|| self.0.invalid().collect());
+        let found = found.map_err(|refused| error::dump(py, &refused))?;
+        let rows = found.into_iter().map(|entry| {
+            let text = match entry.kind {
+                EntryKind::Annotated(payload) => format!("annotated {payload:#x}"),
+                kind => types::kind(kind).to_owned(),
+            };
+            (entry.ipa.get(), entry.level.get(), entry.pte.raw(), text)
+        });
+        Ok(rows.collect())
+    }
+
+    /// The entries that a walk for an address reads, from the root down, each a `s2pt.Entry`.
+    ///
+    /// Raises
+    /// ------
+    /// ImageError
+    ///     The address is outside the IPA space, or a table on the way is not there.
+    fn path<'py>(&self, py: Python<'py>, ipa: IpaArg) -> PyResult<Bound<'py, PyList>> {
+        let path = self.0.path(ipa.0).map_err(|refused| error::dump(py, &refused))?;
+        let list = PyList::empty(py);
+        for entry in path {
+            list.append(types::entry_of(py, entry.pte, entry.level, entry.ipa, entry.kind)?)?;
+        }
+        Ok(list)
+    }
+
+    /// Compare with another table, leaf by leaf.
+    ///
+    /// Returns
+    /// -------
+    /// list of s2pt.image.Difference
+    ///     In order of IPA; empty if the tables translate alike, with equal leaves.
+    ///
+    /// Raises
+    /// ------
+    /// ImageError
+    ///     One of the tables cannot be walked.
+    fn diff<'py>(&self, py: Python<'py>, other: &Bound<'py, PyImage>) -> PyResult<Bound<'py, PyList>> {
+        let other = &other.get().0;
+        let found: Result<Vec<Difference>, ImageError> = py.detach(|| self.0.compare(other).collect());
+        let list = PyList::empty(py);
+        for one in found.map_err(|refused| error::dump(py, &refused))? {
+            list.append(difference(py, &one)?)?;
+        }
+        Ok(list)
+    }
+
+    /// The table as KVM prints it in its file ``stage2_page_tables``.
+    pub fn ptdump(&self, py: Python<'_>) -> PyResult<String> {
+        py.detach(|| self.0.ptdump())
+            .map_err(|refused| error::dump(py, &refused))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Image vtcr={:#x} vttbr={:#x}>", self.vtcr(), self.vttbr())
+    }
+}
+
+/// Iterator over the leaves of an `Image`, each a `Mapping`.
+#[pyclass(module = "s2pt._core", frozen)]
+pub struct ImageLeaves(Mutex<vec::IntoIter<Mapping>>);
+
+#[pymethods]
+impl ImageLeaves {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        // Held while a leaf is taken, never while Python code runs.
+        let leaf = self.0.lock().unwrap_or_else(PoisonError::into_inner).next();
+        leaf.map(|leaf| types::mapping(py, &leaf)).transpose()
+    }
+
+    fn __length_hint__(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// An `s2pt.image.Difference`.
+fn difference<'py>(py: Python<'py>, one: &Difference) -> PyResult<Bound<'py, PyAny>> {
+    static DIFFERENCE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let side = |leaf: &Option<Mapping>| leaf.as_ref().map(|leaf| types::mapping(py, leaf)).transpose();
+    let names = [
+        (Differs::ONLY_A, "only_a"),
+        (Differs::ONLY_B, "only_b"),
+        (Differs::OUTPUT, "output"),
+        (Differs::SIZE, "size"),
+        (Differs::PERMISSION, "permission"),
+        (Differs::AF, "af"),
+        (Differs::ATTRIBUTES, "attributes"),
+    ];
+    let what = names
+        .iter()
+        .filter(|(flag, _)| one.what.contains(*flag))
+        .map(|(_, name)| *name);
+    let what = PyTuple::new(py, what.collect::<Vec<_>>())?;
+    let arguments = (one.ipa.get(), one.size, side(&one.a)?, side(&one.b)?, what);
+    DIFFERENCE.import(py, "s2pt.image", "Difference")?.call1(arguments)
+}
+
+/// The bytes of an object that has some, copied.
+fn bytes(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    let Ok(buffer) = PyBuffer::<u8>::get(obj) else {
+        let message = format!("{what} must be bytes, not {}", short(obj));
+        return Err(pyo3::exceptions::PyTypeError::new_err(message));
+    };
+    buffer.to_vec(obj.py())
+}
+
+/// What reads a live table: its registers and features are known.
+pub fn own(fwb: bool, xnx: bool, blocks: BlockRule) -> ImageOptions {
+    ImageOptions {
+        fwb: Some(fwb),
+        xnx: Some(xnx),
+        dialect: Some(Dialect::Own),
+        blocks,
+    }
+}
