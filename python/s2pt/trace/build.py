@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from s2pt.trace.events import NO_VCPU, EventFlag, Kind, Outcome
+from s2pt.trace.events import NO_VCPU, EventFlag, Kind, Outcome, SlotChange
 from s2pt.trace.files import fail
 from s2pt.trace.ftrace import MARK_EVENTS, Line, hex_after, key_values
 from s2pt.trace.records import Key, Row, to_records
@@ -185,8 +185,8 @@ class Builder:
         return row
 
     def _slot(self, event: SlotEvent) -> None:
+        slot = (event.change is SlotChange.DELETE and self._slots.get(event.slot.id)) or event.slot
         self._slots.apply(event)
-        slot = event.slot
         row = self._add(
             Kind.SLOT,
             None,

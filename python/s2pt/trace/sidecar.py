@@ -139,10 +139,12 @@ def slot_events(where: str, about: dict[str, Any]) -> list[SlotEvent]:
     events = []
     for number, entry in enumerate(timeline):
         try:
-            slot = Slot(
-                int(entry["slot"]), int(entry["gpa"], 16), int(entry["size"], 16), int(entry["hva"], 16), entry["flags"]
-            )
-            events.append(SlotEvent(round(float(entry["t"]) * 1e6), _CHANGES[entry["change"]], slot))
+            change = _CHANGES[entry["change"]]
+            # Of a slot that is gone nothing but its number matters.
+            gone = change is SlotChange.DELETE
+            gpa, size, hva = (0 if gone else int(entry[key], 16) for key in ("gpa", "size", "hva"))
+            slot = Slot(int(entry["slot"]), gpa, size, hva, int(entry.get("flags") or 0))
+            events.append(SlotEvent(round(float(entry["t"]) * 1e6), change, slot))
         except (KeyError, TypeError, ValueError) as error:
             fields = "t, change, slot, flags, gpa, size, hva"
             fail(where, None, f"memslot_timeline[{number}]: expected {fields}: {_wrong(error)}")

@@ -1,0 +1,193 @@
+"""``s2pt dirty-log``: KVM's dirty_log_perf_test over our tables, under each lock policy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from s2pt._core import DirtyLogJob
+from s2pt.cli.common import (
+    console,
+    parse_numbers,
+    parse_policies,
+    parse_time,
+    print_json,
+    refuse,
+    seconds,
+    size_option,
+    watch,
+)
+from s2pt.types import Backing, Policy, format_size
+
+__all__ = ["dirty_log"]
+
+BACKINGS = {
+    "pages": Backing.PAGES,
+    "anonymous": Backing.PAGES,
+    "shmem": Backing.PAGES,
+    "thp": Backing.THP,
+    "anonymous_thp": Backing.THP,
+    "anonymous_hugetlb": Backing.THP,
+    "anonymous_hugetlb_2mb": Backing.THP,
+    "shared_hugetlb": Backing.THP,
+    "1g": Backing.HUGE_1G,
+    "anonymous_hugetlb_1gb": Backing.HUGE_1G,
+}
+"""Our names and those of the test."""
+
+
+def dirty_log(
+    vcpus: Annotated[
+        list[str], typer.Option("-v", "--vcpus", metavar="N[,N..]", help="vCPU threads; several counts, one run each.")
+    ] = ["1"],  # noqa: B006 - typer copies it
+    bytes_: Annotated[
+        str, typer.Option("-b", "--bytes", metavar="SIZE", help="Guest memory of each vCPU, as in 32MiB.")
+    ] = "1GiB",
+    iterations: Annotated[int, typer.Option("-i", "--iterations", min=1, help="Dirty and harvest this often.")] = 2,
+    backing: Annotated[
+        str,
+        typer.Option(
+            "-s",
+            "--backing",
+            metavar="TYPE",
+            help="Host memory: pages, thp, 1g (or the names of the test).",
+        ),
+    ] = "pages",
+    no_manual_protect: Annotated[
+        bool, typer.Option("-g", "--no-manual-protect", help="Protect when logging starts and at each get, no clear.")
+    ] = False,
+    write_percent: Annotated[
+        int, typer.Option("-w", "--write-percent", min=0, max=100, help="Accesses in 100 that write, the rest read.")
+    ] = 100,
+    random: Annotated[bool, typer.Option("-a", "--random", help="Pages in random order, not one by one.")] = False,
+    seed: Annotated[
+        int, typer.Option("-r", "--random-seed", min=0, max=2**64 - 1, help="vCPU i uses this number plus i.")
+    ] = 1,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option("--policy", metavar="POLICY[,POLICY..]", help="serial, parallel, lockless (default: all)."),
+    ] = None,
+    stall_tlbi: Annotated[
+        str, typer.Option("--stall-tlbi", metavar="TIME", help="Each TLBI keeps its core waiting so long, as in 200us.")
+    ] = "0ns",
+    json_: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Measure dirty logging: populate, log, dirty, get and clear, per vCPU count and lock policy.
+
+    Options mean what they mean in KVM's dirty_log_perf_test.
+    """
+    counts = parse_numbers(vcpus)
+    policies = parse_policies(policy) if policy else list(Policy)
+    if backing not in BACKINGS:
+        raise refuse(f"backing {backing!r} is none of {', '.join(BACKINGS)}")
+    options: dict[str, Any] = {
+        "bytes_per_vcpu": size_option(bytes_),
+        "iterations": iterations,
+        "backing": BACKINGS[backing].value,
+        "manual_protect": not no_manual_protect,
+        "write_percent": write_percent,
+        "random": random,
+        "seed": seed,
+        "stall_tlbi_ns": parse_time(stall_tlbi),
+    }
+    runs: list[dict[str, Any]] = []
+    for count in counts:
+        for one in policies:
+            job = DirtyLogJob(vcpus=count, policy=one.value, **options)
+            if not json_ and not runs:
+                _print_options(options)  # only now: the job has found nothing wrong with them
+            result = watch(job, f"{count} vCPUs, {one.value}:")
+            runs.append({"policy": one.value, **result})
+            if not json_:
+                _print_run(runs[-1], iterations)
+    if json_:
+        print_json({"command": "dirty-log", "options": options, "runs": runs})
+    else:
+        _print_table(runs)
+
+
+def _print_options(options: dict[str, Any]) -> None:
+    order = "random" if options["random"] else "linear"
+    protect = "manual protect, initially all set" if options["manual_protect"] else "no manual protect"
+    print(f"Test iterations: {options['iterations']}")
+    print(f"Guest memory: {format_size(options['bytes_per_vcpu'])} per vCPU, backing {options['backing']}")
+    print(f"Accesses: {options['write_percent']}% writes, {order} order, seed {options['seed']}; {protect}")
+    if options["stall_tlbi_ns"]:
+        print(f"Each TLBI stalls its core for {seconds(options['stall_tlbi_ns'])}")
+
+
+def phase_title(phase: str) -> str:
+    """Give a phase the name that the test prints.
+
+    Examples
+    --------
+    >>> phase_title("dirty 2"), phase_title("populate")
+    ('Iteration 2 dirty memory time', 'Populate memory time')
+    """
+    name, _, number = phase.partition(" ")
+    fixed = {
+        "populate": "Populate memory time",
+        "enable": "Enabling dirty logging time",
+        "disable": "Disabling dirty logging time",
+    }
+    iterated = {"dirty": "dirty memory time", "get": "get dirty log time", "clear": "clear dirty log time"}
+    return fixed[name] if name in fixed else f"Iteration {number} {iterated[name]}"
+
+
+def _print_run(run: dict[str, Any], iterations: int) -> None:
+    print(f"\nvCPUs {run['vcpus']}, policy {run['policy']}")
+    for phase in run["phases"]:
+        faults = sum(phase["faults"].values())
+        maintenance = phase["maintenance"]
+        said = [f"{faults:,} faults"] if faults else []
+        tlbis = sum(maintenance[name] for name in TLBIS) if maintenance else 0
+        said += [f"{tlbis:,} TLBIs"] if tlbis else []
+        said += [f"{phase['dirty_pages']:,} dirty pages"] if phase["dirty_pages"] is not None else []
+        title, time = phase_title(phase["phase"]), seconds(phase["elapsed_ns"])
+        print(f"{title}: {time}" + (f" ({', '.join(said)})" if said else ""))
+    for name, title in (("get", "Get"), ("clear", "Clear")):
+        total = sum(phase["elapsed_ns"] for phase in run["phases"] if phase["phase"].startswith(name))
+        if name == "get" or total:
+            average = seconds(total // iterations)
+            print(f"{title} dirty log over {iterations} iterations took {seconds(total)}. (Avg {average}/iteration)")
+
+
+TLBIS = ("tlbi_ipa", "tlbi_range", "tlbi_local", "tlbi_vmid", "tlbi_stage1")
+
+
+def _print_table(runs: list[dict[str, Any]]) -> None:
+    """Print times by phase and vCPU count, a column for each policy; of the vCPUs' phases also how they grow."""
+    policies = list(dict.fromkeys(run["policy"] for run in runs))
+    counts = list(dict.fromkeys(run["vcpus"] for run in runs))
+    times: dict[tuple[str, str, int], int] = {}
+    for run in runs:
+        for phase in run["phases"]:
+            times[phase["phase"], run["policy"], run["vcpus"]] = phase["elapsed_ns"]
+        dirty = [phase["elapsed_ns"] for phase in run["phases"] if phase["phase"].startswith("dirty ")]
+        times[_ALL_DIRTY, run["policy"], run["vcpus"]] = sum(dirty)
+
+    def cell(phase: str, policy: str, count: int) -> str:
+        now, least = times[phase, policy, count], times[phase, policy, min(counts)]
+        grown = f"({now / least:.2f}x)" if count != min(counts) and least else ""
+        return f"{now / 1e9:.6f}" + (
+            f" {grown:>9}" if len(counts) > 1 and not phase.startswith(("get", "clear")) else ""
+        )
+
+    table = Table(title="\nSeconds by vCPU count and policy", box=box.SIMPLE, title_justify="left")
+    table.add_column("phase")
+    table.add_column("vCPUs", justify="right")
+    for policy in policies:
+        table.add_column(policy)
+    timed = [phase["phase"] for phase in runs[0]["phases"] if phase["phase"] not in ("enable", "disable")]
+    for phase in [*timed, _ALL_DIRTY]:
+        title = phase if phase == _ALL_DIRTY else phase_title(phase).removesuffix(" time")
+        for count in counts:
+            cells = [cell(phase, policy, count) for policy in policies]
+            table.add_row(title if count == counts[0] else "", str(count), *cells, end_section=count == counts[-1])
+    console().print(table)
+
+
+_ALL_DIRTY = "Dirty memory, all iterations"
