@@ -107,7 +107,7 @@ def test_table_calls_and_csv_tell_the_same(tag: str) -> None:
     assert ours == theirs
 
 
-@pytest.mark.parametrize("tag", GUESTS)
+@pytest.mark.parametrize("tag", ["thpon_2vcpu", "migrate_2vcpu"])
 def test_notifier_ranges_translated_by_the_slots_are_the_ranges_that_kvm_unmapped(tag: str, tmp_path: Path) -> None:
     """Read once with the table calls, once without: the second translates host addresses by itself."""
     for path in DATA.glob(f"{tag}.*"):

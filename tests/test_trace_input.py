@@ -152,7 +152,9 @@ def test_slots_come_and_go(tape: Tape) -> None:
         assert [Outcome(row).name.lower() for row in trace.of_kind(Kind.HANDLED)["outcome"]] == outcomes
     (unmap,) = trace.of_kind(Kind.UNMAP)
     assert (unmap["ipa"], unmap["slot"]) == (high + (1 << 20), 5)
-    assert trace.of_kind(Kind.SLOT)["ref"].tolist() == [0, 0, 2, 1]
+    slots = trace.of_kind(Kind.SLOT)
+    assert slots["ref"].tolist() == [0, 0, 2, 1]
+    assert slots["ipa"].tolist() == [RAM, high, high + (1 << 20), high + (1 << 20)]
 
 
 def test_block_of_the_host_follows_the_addresses_and_the_ranges_taken_back(tmp_path: Path) -> None:
