@@ -55,7 +55,7 @@ impl<W: Rewrite> Piece for Rewritten<'_, W> {
 enum Flush {
     /// Rights go: no core may keep them.
     Broadcast,
-    /// Rights come: the faulting core must not keep its refusal.
+    /// Rights come: the faulting core must not keep its refusal, whoever granted them.
     Local,
     /// The caller does not need it.
     None,
@@ -110,8 +110,9 @@ impl<M: TableMemory, T: Tlb, A: Access, W: Rewrite> Visitor<M, T, A> for Attribu
                 }
                 self.changed.leaves += view.pieces(&at);
             }
-        } else if self.flush == Flush::Broadcast && view.narrowed_by_peer(1) {
-            // A peer was faster a moment ago, perhaps, and his TLBI is still under way.
+        } else if self.flush == Flush::Local || self.flush == Flush::Broadcast && view.narrowed_by_peer(1) {
+            // A peer was faster. If a right was asked for, this core's refusal is still cached, and would be met again and
+            // again; if one was to go, the peer's TLBI may still be under way.
             self.stale.add(Ipa::new(at.base), at.size, Some(at.level()));
         }
         self.young |= format.af(pte);
@@ -192,7 +193,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// `ipa` and `size` (bytes) are multiples of the page size. A block that the range covers in part is cut, if it lacks
     /// any of them: this is how a write fault under dirty logging turns a block into pages, in one break.
-    /// Maintenance: a TLBI on the calling core (another core that still holds the narrower entry faults once more); a
+    /// Maintenance: a TLBI on the calling core, also where nothing was left to add (another core that still holds the narrower entry faults once more); a
     /// broadcast one where a block was cut.
     ///
     /// # Errors
@@ -264,6 +265,12 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         flush: Flush,
         whole_leaves: bool,
     ) -> Result<Outcome, Error> {
+        if flush == Flush::Local
+            && end - start == self.core.config.geometry.size(Level::L3)
+            && let Some(changed) = self.rewrite_page(Ipa::new(start), &rewrite)
+        {
+            return Ok(Outcome { changed, young: false });
+        }
         let mut reserve = Reserve::new(&self.core.memory);
         if !whole_leaves {
             let format = &self.core.format;
@@ -299,6 +306,30 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         Ok(Outcome {
             changed: visitor.changed,
             young: visitor.young,
+        })
+    }
+
+    /// The fault path's common case: a page gets a right. `None`: it is not that simple, the visitor deals with it.
+    #[inline]
+    fn rewrite_page<W: Rewrite>(&self, ipa: Ipa, rewrite: &W) -> Option<Changed> {
+        let guard = self.access.pin();
+        let (table, index, pte) = self.descend(&guard, ipa);
+        if !table.level.is_last() || !pte.is_valid() {
+            return None;
+        }
+        let size = self.core.config.geometry.size(table.level);
+        let new = rewrite.rewrite(&self.core.format, pte);
+        if new != pte {
+            self.prepare_output(table.level, pte, new);
+            self.change(table, index, pte, new).ok()?;
+        }
+        // Also where a peer was faster: this core's refusal is still cached.
+        let mut stale = Stale::NONE;
+        stale.add(ipa, size, Some(table.level));
+        self.invalidate_local(stale);
+        Some(Changed {
+            leaves: u64::from(new != pte),
+            bytes: size,
         })
     }
 

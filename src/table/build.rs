@@ -9,7 +9,7 @@ use super::error::Error;
 use super::reclaim::Access;
 use super::tlb::Tlb;
 use super::walk::At;
-use crate::arch::{Level, Pa, Pte};
+use crate::arch::{Level, Pte};
 use crate::memory::{Frame, TableMemory};
 use crate::sync::Ordering;
 
@@ -146,13 +146,15 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let mut frame = reserve.take();
         self.allocated(frame.pa());
         let heir = Heir::new(self, part, old);
-        if part.level.deeper().is_none() {
-            // Pages: no recursion, so that the loop can be vectorised.
+        let shift = core.config.geometry.shift(part.level);
+        let ipa = |index: usize| part.base + ((index as u64) << shift);
+        if part.level.is_last() {
+            // Pages: no recursion, and bounds as numbers of entries, so that the loop can be vectorised.
+            let covered = ((part.lo - part.base) >> shift) as usize..((part.hi - part.base) >> shift) as usize;
             core.memory.fill(&mut frame, |index| {
-                let ipa = heir.ipa(index);
-                let inherited = heir.entry(self, index);
-                let entry = if ipa >= part.lo && ipa < part.hi {
-                    piece.piece(part.level, ipa, inherited).unwrap_or(inherited)
+                let inherited = heir.entry(index);
+                let entry = if covered.contains(&index) {
+                    piece.piece(part.level, ipa(index), inherited).unwrap_or(inherited)
                 } else {
                     inherited
                 };
@@ -160,22 +162,20 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             });
         } else {
             core.memory.fill(&mut frame, |index| {
-                self.subtree(reserve, part, &heir, index, piece).raw()
+                self.subtree(reserve, part, ipa(index), heir.entry(index), piece).raw()
             });
         }
         core.format.table(frame.into_pa())
     }
 
     /// One entry of a table that is being built, with the tables below it.
-    fn subtree(&self, reserve: &mut Reserve<'_, M>, part: Part, heir: &Heir, index: usize, piece: &impl Piece) -> Pte {
-        let inherited = heir.entry(self, index);
-        let base = heir.ipa(index);
-        let end = base + heir.size;
-        let (lo, hi) = (part.lo.max(base), part.hi.min(end));
+    fn subtree(&self, reserve: &mut Reserve<'_, M>, part: Part, base: u64, inherited: Pte, piece: &impl Piece) -> Pte {
+        let size = self.core.config.geometry.size(part.level);
+        let (lo, hi) = (part.lo.max(base), part.hi.min(base + size));
         if lo >= hi {
             return inherited;
         }
-        if hi - lo == heir.size
+        if hi - lo == size
             && let Some(entry) = piece.piece(part.level, base, inherited)
         {
             return entry;
@@ -205,51 +205,32 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     }
 }
 
-/// How the entries of a new table continue the leaf that it replaces.
+/// How the entries of a new table continue the leaf (or mark, or nothing) that it replaces.
+///
+/// A block is aligned to its size, so the address bits of its pieces differ in one run of bits only, whatever the format:
+/// each entry is the one before plus a step.
+#[derive(Clone, Copy)]
 struct Heir {
-    /// Everything but the output address, at the new table's level; or the invalid value to repeat.
-    bits: u64,
-    /// Output address of the leaf, if it is one.
-    output: Option<Pa>,
-    base: u64,
-    size: u64,
-    shift: u32,
+    first: u64,
+    step: u64,
 }
 
 impl Heir {
     fn new<M: TableMemory, T: Tlb, A: Access>(view: &View<'_, M, T, A>, part: Part, old: Pte) -> Self {
-        let format = &view.core.format;
-        let geometry = &view.core.config.geometry;
-        let (size, shift) = (geometry.size(part.level), geometry.shift(part.level));
-        let (bits, output) = match part.level.shallower() {
-            Some(above) if old.is_valid() => {
-                let bits = format.relevel(old, above, part.level).raw() & !format.output_mask();
-                (bits, Some(format.output(old, above)))
-            }
-            _ => (old.raw(), None),
-        };
-        Self {
-            bits,
-            output,
-            base: part.base,
-            size,
-            shift,
+        match part.level.shallower() {
+            Some(above) if old.is_valid() => Self {
+                first: view.core.format.relevel(old, above, part.level).raw(),
+                step: view.core.config.geometry.size(part.level),
+            },
+            _ => Self {
+                first: old.raw(),
+                step: 0,
+            },
         }
     }
 
     #[inline(always)]
-    fn ipa(&self, index: usize) -> u64 {
-        self.base + ((index as u64) << self.shift)
-    }
-
-    #[inline(always)]
-    fn entry<M: TableMemory, T: Tlb, A: Access>(&self, view: &View<'_, M, T, A>, index: usize) -> Pte {
-        match self.output {
-            Some(output) => {
-                let pa = Pa::new(output.get() + ((index as u64) << self.shift));
-                Pte::from_raw(self.bits | view.core.format.output_bits(pa))
-            }
-            None => Pte::from_raw(self.bits),
-        }
+    fn entry(self, index: usize) -> Pte {
+        Pte::from_raw(self.first.wrapping_add((index as u64).wrapping_mul(self.step)))
     }
 }

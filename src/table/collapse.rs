@@ -6,40 +6,35 @@ use super::error::Error;
 use super::reclaim::Access;
 use super::tlb::Tlb;
 use super::walk::{At, Step, Visitor};
-use crate::arch::{Format, Geometry, Ipa, Level, Pa, Pte};
+use crate::arch::{Format, Geometry, Ipa, Level, Pte};
 use crate::memory::TableMemory;
 
 struct Collapse {
     blocks: u64,
 }
 
-/// What every entry of a table must be for the table to be one block.
+/// What every entry of a table must be for the table to be one block: the one before plus a step, access flag aside.
+/// (An aligned block's address bits run on in every format, see `build.rs`.)
 #[derive(Clone, Copy)]
 struct Uniform {
-    format: Format,
-    geometry: Geometry,
-    /// The first entry, without its access flag.
     first: Pte,
-    level: Level,
+    step: u64,
 }
 
 impl Uniform {
     /// The block that a table with this first entry would be, if it is a leaf whose output is aligned.
-    fn of(format: Format, geometry: Geometry, level: Level, first: Pte) -> Option<Self> {
+    fn of(format: &Format, geometry: &Geometry, level: Level, first: Pte) -> Option<Self> {
         let above = level.shallower()?;
         let aligned = first.is_leaf(level) && format.output(first, level).is_aligned(geometry.size(above));
         aligned.then(|| Self {
-            format,
-            geometry,
             first: old(first),
-            level,
+            step: geometry.size(level),
         })
     }
 
-    fn matches(&self, index: usize, pte: Pte) -> bool {
-        let output = self.format.output(self.first, self.level).get() + index as u64 * self.geometry.size(self.level);
-        let bits = self.first.raw() & !self.format.output_mask() | self.format.output_bits(Pa::new(output));
-        old(pte).raw() == bits
+    #[inline(always)]
+    fn matches(self, index: usize, pte: Pte) -> bool {
+        old(pte).raw() == self.first.raw() + index as u64 * self.step
     }
 }
 
@@ -100,7 +95,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             return false;
         }
         let child = self.child(at.table, parent);
-        let (format, geometry) = (self.core.format, self.core.config.geometry);
+        let (format, geometry) = (&self.core.format, &self.core.config.geometry);
         let first = self.load(child, 0);
         let Some(uniform) = Uniform::of(format, geometry, child.level, first) else {
             return false;

@@ -55,9 +55,9 @@ pub struct Mapped {
 
 /// The leaves of one request: where each may stand and what it holds.
 #[derive(Clone, Copy)]
-struct Leaves {
-    geometry: Geometry,
-    format: Format,
+struct Leaves<'t> {
+    geometry: &'t Geometry,
+    format: &'t Format,
     /// Leaf bits without output address, by kind.
     block: u64,
     page: u64,
@@ -66,7 +66,7 @@ struct Leaves {
     largest: Level,
 }
 
-impl Leaves {
+impl Leaves<'_> {
     #[inline(always)]
     fn leaf(&self, level: Level, ipa: u64) -> Pte {
         let bits = if level.is_last() { self.page } else { self.block };
@@ -81,7 +81,7 @@ impl Leaves {
     }
 }
 
-impl Piece for Leaves {
+impl Piece for Leaves<'_> {
     #[inline(always)]
     fn piece(&self, level: Level, ipa: u64, _: Pte) -> Option<Pte> {
         self.fits(level, ipa).then(|| self.leaf(level, ipa))
@@ -97,7 +97,7 @@ impl Piece for Leaves {
 }
 
 struct Map<'m, M: TableMemory> {
-    leaves: Leaves,
+    leaves: Leaves<'m>,
     options: MapOptions,
     reserve: Reserve<'m, M>,
     mapped: Mapped,
@@ -293,13 +293,13 @@ impl<'a> Rights<'a> {
 }
 
 /// Counts the tables that a request needs as the table is now, and finds what is in its way.
-struct Plan {
-    leaves: Leaves,
+struct Plan<'m> {
+    leaves: Leaves<'m>,
     options: MapOptions,
     tables: usize,
 }
 
-impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Plan {
+impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Plan<'_> {
     fn entry<'g>(
         &mut self,
         view: &'g View<'_, M, T, A>,
@@ -365,6 +365,9 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let end = self.check_range(ipa, size)?;
         let leaves = self.leaves_of(ipa, size, pa, attrs, &options)?;
         let start = ipa.get();
+        if size == self.core.config.geometry.size(Level::L3) && self.fill_page(ipa, leaves.leaf(Level::L3, start)) {
+            return Ok(Mapped { bytes: size, kept: 0 });
+        }
         let mut reserve = Reserve::new(&self.core.memory);
         if !leaves.single(start, size, &options) {
             let mut plan = Plan {
@@ -426,11 +429,28 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         }
     }
 
+    /// The fault path's common case: the table is there and the entry is empty. True if this mapped the page; whatever
+    /// else is there, the visitor deals with.
+    #[inline]
+    fn fill_page(&self, ipa: Ipa, leaf: Pte) -> bool {
+        let guard = self.access.pin();
+        let (table, index, found) = self.descend(&guard, ipa);
+        if !table.level.is_last() || !found.is_empty() {
+            return false;
+        }
+        self.prepare_output(table.level, found, leaf);
+        let done = self.publish(table, index, found, leaf).is_ok();
+        if done {
+            self.publish_barrier();
+        }
+        done
+    }
+
     /// Checks a request and works out its leaves.
     #[inline]
-    fn leaves_of(&self, ipa: Ipa, size: u64, pa: Pa, attrs: &Attrs, options: &MapOptions) -> Result<Leaves, Error> {
-        let geometry = self.core.config.geometry;
-        let format = self.core.format;
+    fn leaves_of(&self, ipa: Ipa, size: u64, pa: Pa, attrs: &Attrs, options: &MapOptions) -> Result<Leaves<'_>, Error> {
+        let geometry = &self.core.config.geometry;
+        let format = &self.core.format;
         self.check_span("pa", pa.get(), size, geometry.pa_limit())?;
         let largest = options.largest.unwrap_or(Level::LM1);
         // The contiguous hint speaks for a group of entries; the table changes them one by one, so it never sets it.
@@ -456,7 +476,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     }
 }
 
-impl Leaves {
+impl Leaves<'_> {
     /// The request is one change of one entry, whatever is there: it need not be planned, since nothing comes before the
     /// only step that can run out of frames.
     #[inline]

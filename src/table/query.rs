@@ -70,21 +70,12 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Follows the tables to the entry where the walk for `ipa` ends, whatever that entry is, LOCKED included.
     #[inline]
     fn end_of_walk(&self, ipa: Ipa) -> (Pte, Level) {
-        let geometry = &self.core.config.geometry;
         let mut guard = self.access.pin();
         let mut backoff = Backoff::new();
         loop {
-            let mut table = self.root_table(&guard);
-            let pte = loop {
-                let pte = self.load(table, geometry.index(ipa, table.level));
-                if !pte.is_table(table.level) {
-                    break pte;
-                }
-                table = self.child(table, pte);
-            };
-            let level = table.level;
+            let (table, _, pte) = self.descend(&guard, ipa);
             if !pte.is_frozen() {
-                return (pte, level);
+                return (pte, table.level);
             }
             // This table was unlinked under us; the truth is at the root.
             backoff.wait();

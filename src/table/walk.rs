@@ -135,6 +135,21 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         }
     }
 
+    /// The entry at which the walk for `ipa` ends, as it is at this moment: a load a level and nothing else.
+    #[inline]
+    pub(crate) fn descend<'g>(&'g self, guard: &'g A::Guard, ipa: Ipa) -> (Table<'g>, usize, Pte) {
+        let geometry = &self.core.config.geometry;
+        let mut table = self.root_table(guard);
+        loop {
+            let index = geometry.index(ipa, table.level);
+            let pte = self.load(table, index);
+            if !pte.is_table(table.level) {
+                return (table, index, pte);
+            }
+            table = self.child(table, pte);
+        }
+    }
+
     /// One walk from the root. Straight down while one table entry holds all of the range: a single page costs a load
     /// a level and nothing else.
     #[inline]

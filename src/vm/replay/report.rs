@@ -55,13 +55,13 @@ pub struct ReplayReport {
     pub mmio: u64,
     /// Of them, those about which the recorded hypervisor had done nothing.
     pub skipped: u64,
-    /// Rows without an output address, for which one was made up (only [`Sizes::Trace`] uses it).
+    /// Rows without an output address, for which one was made up (only [`Sizes::Trace`](super::Sizes::Trace) uses it).
     pub no_pa: u64,
     /// All faults that were handled, by kind and by outcome: more than `faults` where an access needed several.
     pub counters: Counters,
     /// Maintenance issued, if the VM's sink counts it.
     pub maintenance: Option<Counts>,
-    /// Faults whose level was compared ([`Order::Recorded`] only).
+    /// Faults whose level was compared ([`Order::Recorded`](super::Order::Recorded) only).
     pub levels_checked: u64,
     /// Faults whose syndrome names no level of stage 2: a stage-1 walk's.
     pub levels_skipped: u64,
@@ -71,7 +71,7 @@ pub struct ReplayReport {
     pub exit_differences: Vec<ExitDifference>,
     /// Bytes that the host took back.
     pub taken_back: u64,
-    /// Our leaves at each dump; none for [`Order::Free`].
+    /// Our leaves at each dump; none for [`Order::Free`](super::Order::Free).
     pub snapshots: Vec<Snapshot>,
     /// The table at the end.
     pub stats: Stats,

@@ -1,0 +1,10 @@
+//! The VM layer: one file a subject. What is tested under every lock policy says so.
+
+mod dirty;
+mod fault;
+mod replay;
+mod slots;
+mod stress;
+mod support;
+mod take_back;
+mod workload;
