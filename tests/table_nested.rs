@@ -493,3 +493,25 @@ fn a_wide_relax_does_not_invalidate_page_by_page() {
     let issued = table.tlb().counts().tlbi();
     assert!(issued <= 512, "{issued} invalidations for two pages");
 }
+
+/// A range that covers a part of a block cuts it no finer than it was asked to.
+#[test]
+fn a_split_stops_at_the_level_asked_for() {
+    let geometry = Geometry::new(GeometryOptions {
+        ipa_bits: 36,
+        ..GeometryOptions::default()
+    })
+    .unwrap();
+    let table = Stage2::new(
+        Config::new(geometry),
+        Arena::new(ArenaOptions::default()).unwrap(),
+        Counting::new(),
+    )
+    .unwrap();
+    let view = table.handle();
+    let attrs = Attrs::new(Prot::RW);
+    view.map(Ipa::new(0), 1 << 32, Pa::new(0x4000_0000), &attrs, REPLACE)
+        .unwrap();
+    assert_eq!(view.split(Ipa::new(PAGE), 0x3f_f000, Level::L2), Ok(1));
+    assert_eq!(view.stats().leaves, [0, 0, 3, 512, 0]);
+}

@@ -68,6 +68,11 @@ pub(crate) trait Piece {
     /// At level 3 there is always an entry.
     fn piece(&self, level: Level, ipa: u64, old: Pte) -> Option<Pte>;
 
+    /// Whether an entry at `level` of which a part is covered must be cut for that part.
+    fn cuts(&self, _level: Level) -> bool {
+        true
+    }
+
     /// Whether [`piece`](Self::piece) would give an entry; must not depend on anything that changes.
     fn fits(&self, level: Level, ipa: u64) -> bool;
 }
@@ -105,7 +110,12 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         while ipa < part.hi {
             let base = ipa & !(size - 1);
             let hi = part.hi.min(base + size);
-            if hi - ipa < size || !piece.fits(part.level, base) {
+            let deepens = if hi - ipa < size {
+                piece.cuts(part.level)
+            } else {
+                !piece.fits(part.level, base)
+            };
+            if deepens {
                 tables += self.tables_needed(
                     Part {
                         level: deeper,
@@ -172,7 +182,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     fn subtree(&self, reserve: &mut Reserve<'_, M>, part: Part, base: u64, inherited: Pte, piece: &impl Piece) -> Pte {
         let size = self.core.config.geometry.size(part.level);
         let (lo, hi) = (part.lo.max(base), part.hi.min(base + size));
-        if lo >= hi {
+        if lo >= hi || hi - lo < size && !piece.cuts(part.level) {
             return inherited;
         }
         if hi - lo == size

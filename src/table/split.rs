@@ -21,6 +21,10 @@ impl Piece for DownTo {
         (level >= self.to).then_some(old)
     }
 
+    fn cuts(&self, level: Level) -> bool {
+        level < self.to
+    }
+
     fn fits(&self, level: Level, _: u64) -> bool {
         level >= self.to
     }
