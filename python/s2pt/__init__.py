@@ -34,6 +34,7 @@ from s2pt.errors import (
     ConflictError,
     Fault,
     GeometryError,
+    GuestExit,
     ImageError,
     LevelError,
     NotMappedError,
@@ -63,6 +64,7 @@ from s2pt.types import (
     Translation,
     parse_size,
 )
+from s2pt.vm import DirtyLog, DirtyLogReport, Vm
 
 __all__ = [
     "Access",
@@ -77,12 +79,15 @@ __all__ = [
     "Changed",
     "ClosedError",
     "ConflictError",
+    "DirtyLog",
+    "DirtyLogReport",
     "Entry",
     "Existing",
     "Fault",
     "FaultCode",
     "Geometry",
     "GeometryError",
+    "GuestExit",
     "ImageError",
     "LevelError",
     "Mapped",
@@ -101,6 +106,7 @@ __all__ = [
     "TraceError",
     "Translation",
     "TranslationFault",
+    "Vm",
     "__version__",
     "parse_size",
 ]

@@ -20,6 +20,7 @@ __all__ = [
     "ConflictError",
     "Fault",
     "GeometryError",
+    "GuestExit",
     "ImageError",
     "LevelError",
     "NotMappedError",
@@ -198,3 +199,20 @@ class AddressSizeFault(Fault):
     """An entry points beyond the physical address size."""
 
     kind = "address-size"
+
+
+class GuestExit(S2ptError):  # noqa: N818
+    """A guest's access that no memory resolves: the device model has to act.
+
+    Attributes
+    ----------
+    reason : str
+        ``"mmio"`` (no slot there), ``"read-only"`` (a write to a read-only slot), ``"fetch"`` (no memory to execute) or
+        ``"address-size"`` (beyond the IPA space).
+    """
+
+    reason: str
+
+    def __init__(self, message: str = "", ipa: int | None = None, reason: str = "") -> None:
+        super().__init__(message, ipa)
+        self.reason = reason

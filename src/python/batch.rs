@@ -29,10 +29,7 @@ fn elements(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
 
 /// An error of one element, with the element's index on the exception.
 fn at_element(py: Python<'_>, (index, refused): (usize, Error)) -> PyErr {
-    let exception = error::table(py, refused);
-    // Without the attribute the exception still says what happened.
-    let _ = exception.value(py).setattr("index", index);
-    exception
+    error::with_index(py, error::table(py, refused), index)
 }
 
 /// Refuses what `map` would refuse before it looks at the table.

@@ -12,10 +12,11 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
 use super::error;
-use crate::arch::{AccessKind, BlockRule, Dialect, Granule, Ipa, Level, MemType, Pa, Prot};
-use crate::table::{Existing, StallKind};
+use super::sink::Watch;
+use crate::arch::{AccessKind, BlockRule, Dialect, FaultKind, Granule, Ipa, Level, MemType, Pa, Prot};
+use crate::table::{Existing, Recording, StallKind};
 use crate::vm::replay::{Order, Sizes};
-use crate::vm::{Backing, Policy};
+use crate::vm::{Backing, DirtyLogMode, Policy};
 
 /// An intermediate physical address given by the caller.
 #[derive(Clone, Copy)]
@@ -118,7 +119,45 @@ impl<'py> FromPyObject<'_, 'py> for OnErrors {
     }
 }
 
+/// The id of a memory slot.
+#[derive(Clone, Copy)]
+pub struct SlotId(pub u32);
+
+/// Why an access faulted.
+#[derive(Clone, Copy)]
+pub struct FaultKindArg(pub FaultKind);
+
+/// How a dirty log protects.
+#[derive(Clone, Copy)]
+pub struct LogModeArg(pub DirtyLogMode);
+
+/// What is kept of a table's maintenance.
+#[derive(Clone, Copy)]
+pub struct WatchArg(bool);
+
+impl WatchArg {
+    /// Counts.
+    pub const COUNTING: Self = Self(false);
+
+    /// A fresh keeper.
+    pub fn watch(self) -> Watch {
+        if self.0 {
+            Watch::Recording(Recording::new(RECORDED))
+        } else {
+            Watch::Counting(Box::default())
+        }
+    }
+}
+
+/// How many events of each thread a recording keeps.
+const RECORDED: usize = 1 << 16;
+
 // What Python leaves out.
+impl LogModeArg {
+    /// Every page counts as dirty at first.
+    pub const INITIALLY_SET: Self = Self(DirtyLogMode::ManualInitiallySet);
+}
+
 impl PaArg {
     /// The start of the PA space.
     pub const ZERO: Self = Self(Pa::new(0));
@@ -198,6 +237,10 @@ extract! {
     BackingArg = |obj| choice(obj, "backing", BACKINGS);
     OrderArg = |obj| choice(obj, "order", ORDERS);
     SizesArg = |obj| choice(obj, "sizes", &[("recorded", Sizes::Recorded), ("trace", Sizes::Trace)]);
+    SlotId = slot_id;
+    FaultKindArg = |obj| choice(obj, "kind", FAULTS);
+    LogModeArg = |obj| choice(obj, "mode", LOG_MODES);
+    WatchArg = |obj| choice(obj, "sink", &[("counting", false), ("recording", true)]);
     DialectArg = |obj| choice(obj, "dialect", DIALECTS);
 }
 
@@ -236,6 +279,19 @@ const ORDERS: &[(&str, Order)] = &[
     ("recorded", Order::Recorded),
     ("threads", Order::Threads),
     ("free", Order::Free),
+];
+
+const FAULTS: &[(&str, FaultKind)] = &[
+    ("translation", FaultKind::Translation),
+    ("permission", FaultKind::Permission),
+    ("access-flag", FaultKind::AccessFlag),
+    ("address-size", FaultKind::AddressSize),
+];
+
+const LOG_MODES: &[(&str, DirtyLogMode)] = &[
+    ("auto", DirtyLogMode::Auto),
+    ("manual", DirtyLogMode::Manual),
+    ("initially-set", DirtyLogMode::ManualInitiallySet),
 ];
 
 const DIALECTS: &[(&str, Dialect)] = &[("own", Dialect::Own), ("kvm6", Dialect::Kvm6), ("kvm7", Dialect::Kvm7)];
@@ -317,6 +373,11 @@ fn granule(obj: &Bound<'_, PyAny>) -> PyResult<Granule> {
 fn bits(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<u8> {
     let bits = unsigned(what, obj)?;
     u8::try_from(bits).map_err(|_| error::geometry(obj.py(), format!("{what} {bits} is not in 32..52")))
+}
+
+fn slot_id(obj: &Bound<'_, PyAny>) -> PyResult<u32> {
+    let id = unsigned("slot", obj)?;
+    u32::try_from(id).map_err(|_| error::option(obj.py(), format!("slot {id:#x} is beyond 0xffffffff")))
 }
 
 fn vmid(obj: &Bound<'_, PyAny>) -> PyResult<u16> {

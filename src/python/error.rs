@@ -15,7 +15,7 @@ use crate::memory::ArenaError;
 use crate::table::Error;
 use crate::vm::replay::ReplayError;
 use crate::vm::workload::WorkloadError;
-use crate::vm::{self, MachineError};
+use crate::vm::{self, AccessError, MachineError};
 
 /// Declares the table of exception classes, imported together.
 macro_rules! classes {
@@ -43,6 +43,7 @@ classes! {
     conflict => "ConflictError",
     fault => "Fault",
     geometry => "GeometryError",
+    guest_exit => "GuestExit",
     image => "ImageError",
     level => "LevelError",
     option => "OptionError",
@@ -165,6 +166,25 @@ pub fn dump(py: Python<'_>, error: &ImageError) -> PyErr {
         ImageError::Ipa { ipa, .. } => raise(py, |classes| &classes.address, (message, ipa.get())),
         _ => image(py, message),
     }
+}
+
+/// The exception for a guest's access that does not come to an end.
+pub fn access(py: Python<'_>, error: AccessError) -> PyErr {
+    match error {
+        AccessError::Exit { ipa, reason } => {
+            let reason = types::exit(reason);
+            let message = format!("access to {ipa} exits: {reason}");
+            raise(py, |classes| &classes.guest_exit, (message, ipa.get(), reason))
+        }
+        AccessError::Fault(error) => vm(py, error),
+    }
+}
+
+/// The exception, with the index of the element of an array that it speaks of.
+pub fn with_index(py: Python<'_>, exception: PyErr, index: usize) -> PyErr {
+    // Without the attribute the exception still says what happened.
+    let _ = exception.value(py).setattr("index", index);
+    exception
 }
 
 /// The exception for a VM that cannot be built.

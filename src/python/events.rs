@@ -4,18 +4,15 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyType};
 
+use super::report;
 use crate::arch::{CacheOp, Dsb, Scope, Tlbi};
 use crate::table::{Counts, Event, Record};
 
 static EVENT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 /// Counts by name.
-pub fn counts<'py>(py: Python<'py>, counts: &Counts) -> PyResult<Bound<'py, PyAny>> {
-    let dict = PyDict::new(py);
-    for (name, count) in counts.iter() {
-        dict.set_item(name, count)?;
-    }
-    Ok(dict.into_any())
+pub fn counts<'py>(py: Python<'py>, counts: &Counts) -> PyResult<Bound<'py, PyDict>> {
+    report::numbers(py, counts.iter())
 }
 
 /// A list of `s2pt.events.Event`.

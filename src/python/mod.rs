@@ -21,6 +21,7 @@ mod report;
 mod sink;
 mod stage2;
 mod types;
+mod vm;
 
 /// The private extension module behind the package `s2pt`.
 #[pyo3::pymodule(gil_used = false)]
@@ -39,6 +40,8 @@ mod _core {
     use super::replay::ReplayJob;
     #[pymodule_export]
     use super::stage2::PyStage2;
+    #[pymodule_export]
+    use super::vm::PyVm;
 
     /// Imports what calls need later, so that a broken installation fails at import.
     #[pymodule_init]

@@ -3,6 +3,7 @@
 use core::mem;
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use std::vec;
 
 use super::convert::{AccessArg, IpaArg, SizeArg};
@@ -263,7 +264,7 @@ impl PyStage2 {
     /// 2097152
     /// >>> before, s2.counts()["tlbi_ipa"]
     /// (0, 1)
-    fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         match self.table(py)?.tlb().watch() {
             Watch::Counting(counting) => events::counts(py, &counting.counts()),
             _ => Err(error::base(

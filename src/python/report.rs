@@ -28,7 +28,7 @@ pub fn outcomes<'py>(py: Python<'py>, counters: &Counters) -> PyResult<Bound<'py
 }
 
 /// Maintenance by kind, or None if nobody counted.
-pub fn maintenance<'py>(py: Python<'py>, counts: Option<&Counts>) -> PyResult<Option<Bound<'py, PyAny>>> {
+pub fn maintenance<'py>(py: Python<'py>, counts: Option<&Counts>) -> PyResult<Option<Bound<'py, PyDict>>> {
     counts.map(|counts| events::counts(py, counts)).transpose()
 }
 

@@ -9,14 +9,14 @@ use core::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyAny;
 
-use super::convert::{BlocksArg, GranuleArg, IpaBits, LevelArg, Number, PaBits, StallHow, Vmid, choice, unsigned};
+use super::convert::{BlocksArg, GranuleArg, IpaBits, LevelArg, Number, PaBits, StallHow, Vmid, WatchArg, unsigned};
 use super::open::{Open, Table};
 use super::sink::{Sink, Watch};
 use super::{error, types};
 use crate::arch::{BlockRule, Geometry, GeometryOptions, Granule, Pa};
 use crate::memory::{Arena, ArenaOptions, TableMemory};
 use crate::sync::{Arc, RwLock};
-use crate::table::{Config, Handle, Recording, Stall};
+use crate::table::{Config, Handle, Stall};
 
 /// Bytes of the range, in pages, from which on a call may take more than about 10 microseconds: then it detaches.
 const LONG: u64 = 1024;
@@ -26,9 +26,6 @@ const MOST_FRAMES: u64 = 1 << 20;
 
 /// Where table frames start, where the PA space is large enough.
 const FIRST_FRAME: u64 = 1 << 32;
-
-/// How many events of each thread a recording keeps.
-const RECORDED: usize = 1 << 16;
 
 /// A live stage-2 table that any number of threads may change at once.
 ///
@@ -154,7 +151,7 @@ impl PyStage2 {
         tlbi_range: bool,
         ha: bool,
         hd: bool,
-        sink: Option<&Bound<'_, PyAny>>,
+        sink: Option<WatchArg>,
         stall_tlbi_ns: Number,
         stall_how: StallHow,
     ) -> PyResult<Self> {
@@ -182,7 +179,7 @@ impl PyStage2 {
         };
         let quota = frames.map(|frames| unsigned("frames", frames)).transpose()?;
         let stall = (stall_tlbi_ns.0 > 0).then(|| Stall::new(Duration::from_nanos(stall_tlbi_ns.0), stall_how.0));
-        let sink = Sink::new(watch(sink)?, stall);
+        let sink = Sink::new(sink.map_or(Watch::Nobody, WatchArg::watch), stall);
         let arena = Arena::new(room(&geometry, quota)).map_err(|refused| error::arena(py, refused))?;
         let table = Table::new(config, arena, sink).map_err(|refused| error::table(py, refused))?;
         Ok(Self {
@@ -298,12 +295,4 @@ fn room(geometry: &Geometry, quota: Option<u64>) -> ArenaOptions {
         capacity_frames: MOST_FRAMES.min(quarter / granule.size()) as usize,
         quota: quota.map(|frames| usize::try_from(frames).unwrap_or(usize::MAX)),
     }
-}
-
-fn watch(sink: Option<&Bound<'_, PyAny>>) -> PyResult<Watch> {
-    let Some(sink) = sink else { return Ok(Watch::Nobody) };
-    Ok(match choice(sink, "sink", &[("counting", 0), ("recording", 1)])? {
-        0 => Watch::Counting(Box::default()),
-        _ => Watch::Recording(Recording::new(RECORDED)),
-    })
 }

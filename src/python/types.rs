@@ -7,6 +7,7 @@ use pyo3::types::{PyDict, PyType};
 use super::convert::{ACCESSES, MEM_TYPES};
 use crate::arch::{AccessKind, BlockRule, EntryKind, Geometry, Ipa, Level, MemType, Prot, Pte};
 use crate::table;
+use crate::vm::{ExitReason, Handled, Retry};
 
 /// Members of enumerations and classes of results.
 struct Types {
@@ -153,6 +154,36 @@ pub const fn kind(kind: EntryKind) -> &'static str {
         EntryKind::Table => "table",
         EntryKind::Leaf => "leaf",
         EntryKind::Reserved => "reserved",
+    }
+}
+
+/// The word for how a fault was handled.
+pub const fn handled(how: Handled) -> &'static str {
+    match how {
+        Handled::Mapped { .. } => "mapped",
+        Handled::Collapsed { .. } => "collapsed",
+        Handled::Relaxed => "relaxed",
+        Handled::Split => "split",
+        Handled::MarkedYoung => "marked-young",
+    }
+}
+
+/// The word for why a fault has to be tried again.
+pub const fn retry(why: Retry) -> &'static str {
+    match why {
+        Retry::Invalidated => "invalidated",
+        Retry::SlotsChanged => "slots-changed",
+        Retry::Peer => "peer",
+    }
+}
+
+/// The word for why a guest exits.
+pub const fn exit(reason: ExitReason) -> &'static str {
+    match reason {
+        ExitReason::Mmio => "mmio",
+        ExitReason::ReadOnly => "read-only",
+        ExitReason::Fetch => "fetch",
+        ExitReason::AddressSize => "address-size",
     }
 }
 

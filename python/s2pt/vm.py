@@ -1,0 +1,251 @@
+"""The memory of a VM, and experiments on it that run in threads of their own.
+
+Examples
+--------
+>>> import s2pt
+>>> vm = s2pt.Vm(memory="64MiB", backing="thp", policy="parallel")
+>>> vm.access(0x4000_1234, "w")
+Translation(pa=0x40001234, level=2, prot=RW, memtype=NORMAL)
+>>> report = vm.run(s2pt.DirtyLog(vcpus=2, iterations=2))
+>>> [phase.phase for phase in report.phases]
+['populate', 'enable', 'dirty 1', 'get 1', 'clear 1', 'dirty 2', 'get 2', 'clear 2', 'disable']
+>>> report.phases[-2].dirty_pages, report.phases[-3].dirty_pages
+(None, 16384)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from s2pt import _core
+from s2pt.errors import Fault
+from s2pt.types import Access, format_size
+
+__all__ = ["DirtyLog", "DirtyLogReport", "PhaseReport", "Slot", "Vm"]
+
+
+class Slot(NamedTuple):
+    """A run of guest memory.
+
+    Attributes
+    ----------
+    id : int
+        What calls name it by.
+    ipa, size : int
+        Where it starts in the guest, and its bytes.
+    pa : int or None
+        Where it starts in host memory.
+    host : int
+        Where it starts in the host process.
+    readonly : bool
+        Whether writes are left to the device model.
+    """
+
+    id: int
+    ipa: int
+    size: int
+    pa: int | None
+    host: int
+    readonly: bool
+
+    def __repr__(self) -> str:
+        pa = "None" if self.pa is None else hex(self.pa)
+        readonly = ", readonly" if self.readonly else ""
+        return f"Slot({self.id}, ipa={self.ipa:#x}, size={format_size(self.size)}, pa={pa}{readonly})"
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyLog:
+    """The passes of KVM's dirty_log_perf_test.
+
+    Every vCPU writes its memory once; logging is switched on; in each iteration every vCPU accesses its memory, the
+    host gets the bitmap and, with manual protection, clears it; logging is switched off.
+
+    Attributes
+    ----------
+    vcpus : int
+        Threads, one for each vCPU.
+    bytes_per_vcpu : int or str, optional
+        Memory of each; None: an equal part of the slot.
+    iterations : int
+        How often the memory is dirtied and harvested.
+    write_percent : int
+        Accesses in 100 that write, the others read; the first pass always writes.
+    random : bool
+        Pages in random order instead of each in turn.
+    seed : int
+        vCPU `i` uses ``seed + i``.
+    manual_protect : bool
+        Clear by a call of its own, with every page dirty at first.
+    slot : int
+        Which slot.
+    """
+
+    vcpus: int = 1
+    bytes_per_vcpu: int | str | None = None
+    iterations: int = 2
+    write_percent: int = 100
+    random: bool = False
+    seed: int = 1
+    manual_protect: bool = True
+    slot: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseReport:
+    """What one step took and did.
+
+    Attributes
+    ----------
+    phase : str
+        ``"populate"``, ``"enable"``, ``"dirty 1"``, ``"get 1"``, ``"clear 1"``, ..., ``"disable"``.
+    elapsed_ns : int
+        Wall time until the last vCPU was done.
+    faults, outcomes : dict of str to int
+        Faults of all vCPUs by kind, and by how they ended.
+    maintenance : dict of str to int, or None
+        Maintenance issued; None if the VM does not count.
+    frames : int
+        Table frames in use afterwards.
+    dirty_pages : int or None
+        Bits set in the bitmap that was fetched; None for other steps.
+    """
+
+    phase: str
+    elapsed_ns: int
+    faults: dict[str, int]
+    outcomes: dict[str, int]
+    maintenance: dict[str, int] | None
+    frames: int
+    dirty_pages: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyLogReport:
+    """A whole run; its text is a table of the steps.
+
+    Attributes
+    ----------
+    vcpus, accesses : int
+        Threads, and accesses of one pass of all of them.
+    phases : tuple of PhaseReport
+        The steps in order.
+    longest_hold_ns : int
+        The longest time for which one change by the host excluded all faults (0 under ``"lockless"``).
+    waits : int
+        How often a change by the host had to wait for a fault (``"lockless"``).
+    stats : dict
+        Tables, leaves and marks at the end, as `Stage2.stats` counts them.
+    """
+
+    vcpus: int
+    accesses: int
+    phases: tuple[PhaseReport, ...]
+    longest_hold_ns: int
+    waits: int
+    stats: dict[str, Any]
+
+    @property
+    def elapsed_ns(self) -> int:
+        """Wall time of all steps together."""
+        return sum(phase.elapsed_ns for phase in self.phases)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.vcpus} vCPUs, {self.accesses} accesses a pass",
+            "phase           seconds    faults   dirty pages",
+        ]
+        for phase in self.phases:
+            dirty = "" if phase.dirty_pages is None else str(phase.dirty_pages)
+            seconds = phase.elapsed_ns / 1e9
+            lines.append(f"{phase.phase:<10} {seconds:>12.6f} {sum(phase.faults.values()):>9} {dirty:>13}".rstrip())
+        return "\n".join(lines)
+
+
+class Vm(_core.Vm):  # noqa: D101 - documented where it is implemented
+    __doc__ = _core.Vm.__doc__
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The memory slots, ascending by guest address."""
+        return tuple(Slot(*row) for row in self._slots())
+
+    def handle(self, fault: Fault) -> tuple[str, str]:
+        """Handle a fault that `translate` raised; as `handle_fault`.
+
+        Examples
+        --------
+        >>> vm = Vm(memory="64MiB")
+        >>> try:
+        ...     vm.translate(0x4000_0000, "w")
+        ... except Fault as fault:
+        ...     vm.handle(fault)
+        ('handled', 'mapped')
+        """
+        kind: Any = fault.kind
+        return self.handle_fault(fault.ipa or 0, Access(fault.access or "r"), kind=kind, level=fault.level)
+
+    def run(
+        self,
+        job: DirtyLog,
+        *,
+        progress: Callable[[int, int], object] | None = None,
+        poll_s: float = 0.05,
+    ) -> DirtyLogReport:
+        """Run an experiment on threads of its own, and wait for it.
+
+        The GIL is released while it runs. An exception in the waiting thread, Ctrl-C first of all, ends the run.
+
+        Parameters
+        ----------
+        job : DirtyLog
+            What to run.
+        progress : callable, optional
+            Called now and then with the accesses done and those there are in all (0: not known yet).
+        poll_s : float
+            Seconds between two such calls.
+
+        Returns
+        -------
+        DirtyLogReport
+
+        Raises
+        ------
+        OptionError, AlignmentError
+            An option is wrong; nothing ran.
+        OutOfFramesError
+            Too few frames for the tables.
+        """
+        prepared = self._dirty_log_job(
+            slot=job.slot,
+            vcpus=job.vcpus,
+            bytes_per_vcpu=self._share(job) if job.bytes_per_vcpu is None else job.bytes_per_vcpu,
+            iterations=job.iterations,
+            manual_protect=job.manual_protect,
+            write_percent=job.write_percent,
+            random=job.random,
+            seed=job.seed,
+        )
+        prepared.start()
+        try:
+            while not prepared.wait(poll_s):
+                if progress is not None:
+                    progress(*prepared.progress()[:2])
+        except BaseException:
+            prepared.cancel()
+            while not prepared.wait(poll_s):
+                pass
+            raise
+        return _report(prepared.result())
+
+    def _share(self, job: DirtyLog) -> int:
+        page = self.geometry.granule
+        size = next((slot.size for slot in self.slots if slot.id == job.slot), 0)
+        return size // max(1, job.vcpus) // page * page
+
+
+def _report(result: dict[str, Any]) -> DirtyLogReport:
+    phases = tuple(PhaseReport(**phase) for phase in result.pop("phases"))
+    return DirtyLogReport(phases=phases, **result)
