@@ -4,7 +4,7 @@
 //! one operation and lets a peer act there.
 
 use std::cell::RefCell;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use s2pt::arch::{AccessKind, Attrs, EntryKind, Geometry, GeometryOptions, Ipa, Level, MemType, Pa, Prot};
@@ -63,6 +63,9 @@ fn becomes_valid(event: Event) -> bool {
 
 type Table = Stage2<Arena, Inject>;
 
+/// A hook borrows its table for ever, so tables live as long as the process. Here a leak checker finds them in use.
+static TABLES: Mutex<Vec<&'static Table>> = Mutex::new(Vec::new());
+
 fn table_with(config: impl FnOnce(&mut Config)) -> &'static Table {
     let mut all = Config::new(Geometry::new(GeometryOptions::default()).unwrap());
     config(&mut all);
@@ -71,7 +74,9 @@ fn table_with(config: impl FnOnce(&mut Config)) -> &'static Table {
         ..ArenaOptions::default()
     })
     .unwrap();
-    Box::leak(Box::new(Stage2::new(all, arena, Inject).unwrap()))
+    let table: &Table = Box::leak(Box::new(Stage2::new(all, arena, Inject).unwrap()));
+    TABLES.lock().unwrap().push(table);
+    table
 }
 
 fn table() -> &'static Table {
