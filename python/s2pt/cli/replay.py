@@ -161,7 +161,7 @@ def _print_run(run: dict[str, Any], trace: Trace, shown: int) -> None:
     print(f"  host: {taken}, {host[Kind.AGE]:,} aged, {host[Kind.WRPROTECT]:,} write-protected, ", end="")
     print(f"{host[Kind.SPLIT]:,} split, {host[Kind.SLOT]:,} slot changes")
     if run["maintenance"]:
-        tlbis = sum(count for name, count in run["maintenance"].items() if name.startswith("tlbi"))
+        tlbis = sum(count for name, count in run["maintenance"].items() if name.startswith("tlbi") and name != "tlbi_stage1")
         print(f"  TLBIs {tlbis:,}; all maintenance: {_counts(run['maintenance'])}")
     stats = run["stats"]
     print(f"  table frames {run['frames']:,}; entries locked {stats['locked']}, frozen {stats['frozen']}")
