@@ -10,7 +10,6 @@ const VALID: u64 = 1;
 const TABLE_OR_PAGE: u64 = 1 << 1;
 const MEMATTR_SHIFT: u32 = 2;
 const SH_SHIFT: u32 = 8;
-const CONTIGUOUS_BIT: u64 = 1 << 52;
 const XN_SHIFT: u32 = 53;
 const SOFTWARE_SHIFT: u32 = 55;
 
@@ -60,6 +59,8 @@ impl Format {
     pub const AF_BIT: u64 = 1 << 10;
     /// Dirty bit modifier.
     pub const DBM_BIT: u64 = 1 << 51;
+    /// Contiguous hint.
+    pub const CONTIGUOUS_BIT: u64 = 1 << 52;
     /// S2AP: read allowed.
     pub const READ_BIT: u64 = 1 << 6;
     /// S2AP: write allowed.
@@ -116,6 +117,7 @@ impl Format {
     ///
     /// # Errors
     /// [`AttrsError`] where the format cannot say it, or where it asks to execute device or non-cacheable memory.
+    #[inline]
     pub fn attr_bits(&self, level: Level, attrs: &Attrs) -> Result<u64, AttrsError> {
         self.check_prot(attrs.prot, attrs.memtype)?;
         let no_type = AttrsError::MemType {
@@ -145,7 +147,7 @@ impl Format {
             | sh
             | flag(attrs.af, Self::AF_BIT)
             | flag(attrs.dbm, Self::DBM_BIT)
-            | flag(attrs.contiguous, CONTIGUOUS_BIT)
+            | flag(attrs.contiguous, Self::CONTIGUOUS_BIT)
             | u64::from(attrs.software) << SOFTWARE_SHIFT)
     }
 
@@ -220,7 +222,7 @@ impl Format {
             shareability,
             af: raw & Self::AF_BIT != 0,
             dbm: raw & Self::DBM_BIT != 0,
-            contiguous: raw & CONTIGUOUS_BIT != 0,
+            contiguous: raw & Self::CONTIGUOUS_BIT != 0,
             software: (raw >> SOFTWARE_SHIFT) as u8 & 0xf,
         }
     }

@@ -68,6 +68,12 @@ pub(crate) trait Piece {
     /// At level 3 there is always an entry.
     fn piece(&self, level: Level, ipa: u64, old: Pte) -> Option<Pte>;
 
+    /// How far the page entries of `lo..hi` are apart, each from the one before, if they are evenly; `inherited` is the
+    /// distance in what was there before. `None`: they must be asked for one by one.
+    fn step(&self, _lo: u64, _hi: u64, inherited: u64) -> Option<u64> {
+        Some(inherited)
+    }
+
     /// Whether an entry at `level` of which a part is covered must be cut for that part.
     fn cuts(&self, _level: Level) -> bool {
         true
@@ -161,15 +167,31 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         if part.level.is_last() {
             // Pages: no recursion, and bounds as numbers of entries, so that the loop can be vectorised.
             let covered = ((part.lo - part.base) >> shift) as usize..((part.hi - part.base) >> shift) as usize;
-            core.memory.fill(&mut frame, |index| {
+            let entry = |index: usize| {
                 let inherited = heir.entry(index);
-                let entry = if covered.contains(&index) {
-                    piece.piece(part.level, ipa(index), inherited).unwrap_or(inherited)
-                } else {
-                    inherited
+                piece.piece(part.level, ipa(index), inherited).unwrap_or(inherited)
+            };
+            let step = piece.step(part.lo, part.hi, heir.step);
+            if let (Some(step), 0, true) = (
+                step,
+                covered.start,
+                covered.end == core.config.geometry.entries(part.level),
+            ) {
+                let line = Heir {
+                    first: entry(0).raw(),
+                    step,
                 };
-                entry.raw()
-            });
+                core.memory.fill(&mut frame, |index| line.entry(index).raw());
+            } else {
+                core.memory.fill(&mut frame, |index| {
+                    let entry = if covered.contains(&index) {
+                        entry(index)
+                    } else {
+                        heir.entry(index)
+                    };
+                    entry.raw()
+                });
+            }
         } else {
             core.memory.fill(&mut frame, |index| {
                 self.subtree(reserve, part, ipa(index), heir.entry(index), piece).raw()

@@ -87,6 +87,12 @@ impl Piece for Leaves<'_> {
         self.fits(level, ipa).then(|| self.leaf(level, ipa))
     }
 
+    fn step(&self, lo: u64, hi: u64, _: u64) -> Option<u64> {
+        // Below bit 48 every format has the address bits in one run; the bits above must not change on the way.
+        let (first, last) = (lo.wrapping_add(self.offset), (hi - 1).wrapping_add(self.offset));
+        ((first ^ last) >> 48 == 0).then(|| self.geometry.size(Level::L3))
+    }
+
     #[inline(always)]
     fn fits(&self, level: Level, ipa: u64) -> bool {
         level.is_last()
@@ -453,17 +459,11 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let format = &self.core.format;
         self.check_span("pa", pa.get(), size, geometry.pa_limit())?;
         let largest = options.largest.unwrap_or(Level::LM1);
+        let bits = format
+            .attr_bits(Level::L3, attrs)
+            .map_err(|reason| Error::Attrs { ipa, reason })?;
         // The contiguous hint speaks for a group of entries; the table changes them one by one, so it never sets it.
-        let attrs = Attrs {
-            contiguous: false,
-            ..*attrs
-        };
-        let bits = |level| {
-            format
-                .attr_bits(level, &attrs)
-                .map_err(|reason| Error::Attrs { ipa, reason })
-        };
-        let page = bits(Level::L3)?;
+        let page = bits & !Format::CONTIGUOUS_BIT;
         let block = format.relevel(Pte::from_raw(page), Level::L3, Level::L2).raw();
         Ok(Leaves {
             geometry,

@@ -19,6 +19,10 @@ impl Piece for Nothing {
         Some(Pte::EMPTY)
     }
 
+    fn step(&self, _: u64, _: u64, _: u64) -> Option<u64> {
+        Some(0)
+    }
+
     fn fits(&self, _: Level, _: u64) -> bool {
         true
     }
