@@ -83,3 +83,13 @@ impl Backoff {
         }
     }
 }
+
+/// A number that nobody in this process was given before, from 1 on; it starts again after 2^32.
+///
+/// It names things and orders nothing, so it is a real atomic under the model checkers too.
+pub fn unique_number() -> u32 {
+    use core::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    // Relaxed: the number is all there is.
+    NEXT.fetch_add(1, Ordering::Relaxed).max(1)
+}

@@ -1,14 +1,12 @@
 //! Hosted table memory: one reserved mapping that stands for physical memory.
 
-use std::sync::atomic::AtomicU32 as StaticU32;
-
 use super::counts::Counts;
 use super::free_list::FreeList;
 use super::region::Region;
 use super::roots::{LARGEST, Roots};
 use super::{Frame, OutOfFrames, TableMemory};
 use crate::arch::{Granule, Pa};
-use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, unique_number};
 
 /// How to build an [`Arena`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,9 +123,6 @@ const PA_LIMIT: u64 = 1 << 52;
 /// Twice as many, and the alignment of roots, still are `u32` indices.
 const MOST_FRAMES: usize = 0x3fff_ffff;
 
-/// Tells arenas apart. Not the `AtomicU32` of the model checkers: those cannot be static.
-static NEXT_ID: StaticU32 = StaticU32::new(1);
-
 impl Arena {
     /// Reserves the address space; touches no frame.
     ///
@@ -176,8 +171,8 @@ impl Arena {
             fail: AtomicU64::new(NEVER),
             first_root: first_root as u32,
             roots: Mutex::new(Roots::new(root_frames)),
-            // Relaxed: only the number matters. 0 means "not recorded" in a `Frame`.
-            id: NEXT_ID.fetch_add(1, std::sync::atomic::Ordering::Relaxed).max(1),
+            // Tells arenas apart. 0 means "not recorded" in a `Frame`.
+            id: unique_number(),
         })
     }
 

@@ -1,7 +1,7 @@
 //! How much maintenance there was, by kind.
 
 use crate::arch::{CacheOp, Scope, Tlbi};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, unique_number};
 use crate::table::tlb::{Event, Tlb};
 
 /// How many shards the counters have: threads that count at once mostly do so on different cache lines.
@@ -126,10 +126,8 @@ impl Tlb for Counting {
 
 /// A small number for the calling thread, given out in order of first use.
 pub(super) fn thread_number() -> usize {
-    static NEXT: std::sync::OnceLock<crate::sync::AtomicUsize> = std::sync::OnceLock::new();
     std::thread_local! {
-        static NUMBER: usize =
-            NEXT.get_or_init(|| crate::sync::AtomicUsize::new(0)).fetch_add(1, Ordering::Relaxed);
+        static NUMBER: usize = unique_number() as usize;
     }
     NUMBER.with(|number| *number)
 }
