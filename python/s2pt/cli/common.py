@@ -16,6 +16,7 @@ from s2pt.errors import S2ptError
 from s2pt.types import Policy, parse_size
 
 __all__ = [
+    "TLBIS",
     "Job",
     "console",
     "parse_list",
@@ -31,6 +32,7 @@ __all__ = [
 T = TypeVar("T")
 
 POLL_SECONDS = 0.1
+TLBIS = ("tlbi_ipa", "tlbi_range", "tlbi_local", "tlbi_vmid")  # one of stage 1 completes each of these
 _UNITS_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _TIME = re.compile(r"(\d+)(?:\.(\d{1,9}))?\s*(ns|us|ms|s)")
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from s2pt._core import DirtyLogJob
 from s2pt.cli.common import (
+    TLBIS,
     console,
     parse_numbers,
     parse_policies,
@@ -153,9 +154,6 @@ def _print_run(run: dict[str, Any], iterations: int) -> None:
         if name == "get" or total:
             average = seconds(total // iterations)
             print(f"{title} dirty log over {iterations} iterations took {seconds(total)}. (Avg {average}/iteration)")
-
-
-TLBIS = ("tlbi_ipa", "tlbi_range", "tlbi_local", "tlbi_vmid")  # one of stage 1 completes each of these
 
 
 def _print_table(runs: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from s2pt._core import ReplayJob
-from s2pt.cli.common import parse_policies, parse_time, print_json, refuse, watch
+from s2pt.cli.common import TLBIS, parse_policies, parse_time, print_json, refuse, watch
 from s2pt.trace import Kind, Outcome, Trace, as_words, read
 from s2pt.trace.compare import Cause, Comparison, Difference, LevelDifference, compare
 from s2pt.types import Policy, Prot, format_size
@@ -161,7 +161,7 @@ def _print_run(run: dict[str, Any], trace: Trace, shown: int) -> None:
     print(f"  host: {taken}, {host[Kind.AGE]:,} aged, {host[Kind.WRPROTECT]:,} write-protected, ", end="")
     print(f"{host[Kind.SPLIT]:,} split, {host[Kind.SLOT]:,} slot changes")
     if run["maintenance"]:
-        tlbis = sum(count for name, count in run["maintenance"].items() if name.startswith("tlbi") and name != "tlbi_stage1")
+        tlbis = sum(run["maintenance"][name] for name in TLBIS)
         print(f"  TLBIs {tlbis:,}; all maintenance: {_counts(run['maintenance'])}")
     stats = run["stats"]
     print(f"  table frames {run['frames']:,}; entries locked {stats['locked']}, frozen {stats['frozen']}")
