@@ -7,7 +7,8 @@ FEAT_XNX); the known register and descriptor values of Linux KVM serve as tests.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from s2pt.errors import AttributesError, GeometryError
 from s2pt.types import Blocks, Geometry, MemType, Prot, format_size
@@ -16,8 +17,7 @@ PA_SIZES = (32, 36, 40, 42, 44, 48, 52)
 """Physical address sizes, in the order of their encoding in VTCR_EL2.PS."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attrs:
+class Attrs(NamedTuple):
     """What a leaf says besides its output address."""
 
     prot: Prot
@@ -121,18 +121,22 @@ def check_attrs(attrs: Attrs, fwb: bool, xnx: bool) -> None:
         raise AttributesError(f"software bits {attrs.software:#x} are more than 0xf")
 
 
-def leaf_descriptor(shape: Geometry, level: int, pa: int, attrs: Attrs, fwb: bool, xnx: bool) -> int:
-    """Encode a leaf at `level` as 64 bits."""
+@lru_cache(maxsize=1024)
+def attr_bits(attrs: Attrs, page: bool, fwb: bool, xnx: bool) -> int:
+    """Encode everything of a leaf but its output address and its shareability."""
     memattr = (_MEMATTR_FWB if fwb else _MEMATTR_NO_FWB)[attrs.memtype]
-    bits = 0b11 if level == 3 else 0b01
+    bits = 0b11 if page else 0b01
     bits |= memattr << 2
     bits |= (Prot.R in attrs.prot) << 6 | (Prot.W in attrs.prot) << 7
     bits |= attrs.af << 10
     bits |= _XN[attrs.prot & Prot.X] << 53
-    bits |= attrs.software << 55
-    if shape.lpa2:  # PA[51:50] takes the place of the shareability, which then comes from VTCR_EL2.SH0
-        return bits | pa & ((1 << 50) - 1) | (pa >> 50) << 8
-    bits |= 0b11 << 8
-    if shape.granule == 64 << 10:
-        return bits | pa & ((1 << 48) - 1) | (pa >> 48) << 12
-    return bits | pa
+    return bits | attrs.software << 55
+
+
+def output_bits(shape: Geometry, pa: int) -> int:
+    """Encode the output address, and the shareability whose place it takes in LPA2."""
+    if shape.lpa2:  # PA[51:50] in bits 9:8; the shareability comes from VTCR_EL2.SH0
+        return pa & ((1 << 50) - 1) | (pa >> 50) << 8
+    if shape.granule == 64 << 10:  # PA[51:48] in bits 15:12
+        return 0b11 << 8 | pa & ((1 << 48) - 1) | (pa >> 48) << 12
+    return 0b11 << 8 | pa

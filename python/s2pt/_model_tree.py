@@ -10,16 +10,15 @@ going down from an empty entry makes a table; a table in which nothing is left b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from s2pt._model_arch import Attrs
 from s2pt.types import Geometry, Prot
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """A page or block: where its first byte goes, and its attributes."""
 
     pa: int
@@ -31,11 +30,11 @@ class Leaf:
 
     def with_prot(self, prot: Prot) -> Leaf:
         """Return the leaf with other permissions."""
-        return Leaf(self.pa, replace(self.attrs, prot=prot))
+        return Leaf(self.pa, self.attrs._replace(prot=prot))
 
     def with_af(self, af: bool) -> Leaf:
         """Return the leaf with another access flag."""
-        return Leaf(self.pa, replace(self.attrs, af=af))
+        return Leaf(self.pa, self.attrs._replace(af=af))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,7 @@ class Table:
     entries: Mapping[int, Leaf | Table]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """One entry as a walk meets it: the level, IPA and bytes that it answers for, and the part of them asked for."""
 
     level: int

@@ -23,7 +23,7 @@ from operator import index
 from types import TracebackType
 from typing import Self, SupportsIndex
 
-from s2pt._model_arch import Attrs, check_attrs, leaf_descriptor, make_geometry, vtcr
+from s2pt._model_arch import Attrs, attr_bits, check_attrs, make_geometry, output_bits, vtcr
 from s2pt._model_tree import DESCEND, Answer, Edit, Leaf, Place, Table, leaves, tables, walk
 from s2pt.errors import (
     AccessFlagFault,
@@ -302,7 +302,7 @@ class ModelStage2:
                 return DESCEND
             mapped += at.bytes
             changed += changes
-            return node.with_prot(prot)
+            return node.with_prot(prot) if changes else node
 
         edit = self._edit(ipa, size, rule)
         if must_exist and mapped == 0:
@@ -348,7 +348,7 @@ class ModelStage2:
                 return DESCEND
             mapped += at.bytes
             changed += node.attrs.af != af
-            return node.with_af(af)
+            return node if node.attrs.af == af else node.with_af(af)
 
         self._commit(self._edit(ipa, size, rule))
         return Changed(changed, mapped)
@@ -482,7 +482,8 @@ class ModelStage2:
         frames, leaf_counts = dict.fromkeys(range(start, 4), 0), dict.fromkeys(range(start, 4), 0)
         for level, table in tables(self._root, start):
             frames[level] += 1 if table is not self._root else self._shape.root_frames
-            leaf_counts[level] += sum(isinstance(node, Leaf) for node in table.entries.values())
+            nodes = table.entries.values()
+            leaf_counts[level] += len(nodes) if level == 3 else sum(isinstance(node, Leaf) for node in nodes)
         return Stats(frames, leaf_counts, sum(n * self._shape.size(level) for level, n in leaf_counts.items()))
 
     @property
@@ -592,7 +593,7 @@ class ModelStage2:
         return NotMappedError(f"nothing is mapped at {ipa:#x} (the walk ends at level {level})", ipa, level)
 
     def _raw(self, leaf: Leaf, at: Place) -> int:
-        return leaf_descriptor(self._shape, at.level, leaf.pa, leaf.attrs, self._fwb, self._xnx)
+        return attr_bits(leaf.attrs, at.level == 3, self._fwb, self._xnx) | output_bits(self._shape, leaf.pa)
 
     def _mapping(self, leaf: Leaf, at: Place) -> Mapping:
         a = leaf.attrs
