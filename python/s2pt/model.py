@@ -539,15 +539,19 @@ class ModelStage2:
 
     def _commit(self, edit: Edit) -> None:
         """Put the new root in place if there are frames for the tables that were made."""
-        needed = edit.tables_made
-        if needed and self._quota is not None and needed > self._quota - self.frames_in_use:
-            raise _out_of_frames(needed, self._quota - self.frames_in_use)
-        if needed and self._refuse_in is not None:
-            if self._refuse_in < needed:
-                available, self._refuse_in = self._refuse_in, None
-                raise _out_of_frames(needed, available)
-            self._refuse_in -= needed
+        if edit.tables_made:
+            self._request(edit.tables_made)
         self._root = edit.root
+
+    def _request(self, frames: int) -> None:
+        """Refuse what there are too few frames for, or what a test wants refused."""
+        if self._refuse_in is not None:
+            left, self._refuse_in = self._refuse_in, None
+            if left < frames:
+                raise _out_of_frames(frames, left)
+            self._refuse_in = left - frames
+        if self._quota is not None and frames > self._quota - self.frames_in_use:
+            raise _out_of_frames(frames, self._quota - self.frames_in_use)
 
     def _walk(self, ipa: int) -> tuple[Leaf | None, Place]:
         return walk(self._shape, self._root, ipa)

@@ -58,6 +58,7 @@ class Adapter(Protocol):
         largest: int | None = None,
         software: int = 0,
         af: bool = True,
+        over_tables: bool = False,
     ) -> Mapped: ...
 
     def unmap(self, ipa: int, size: int) -> int: ...
@@ -141,10 +142,11 @@ class Stage2Adapter:
         largest: int | None = None,
         software: int = 0,
         af: bool = True,
+        over_tables: bool = False,
     ) -> Mapped:
-        return self.target.map(
-            ipa, size, pa, prot, memtype=memtype, existing=existing, largest=largest, software=software, af=af
-        )
+        keywords: dict[str, Any] = {"over_tables": True} if over_tables else {}  # some targets do not know it
+        keywords |= {"memtype": memtype, "existing": existing, "largest": largest, "software": software, "af": af}
+        return self.target.map(ipa, size, pa, prot, **keywords)
 
     def unmap(self, ipa: int, size: int) -> int:
         return self.target.unmap(ipa, size)

@@ -237,6 +237,8 @@ def maps(draw: st.DrawFn, config: TableConfig, recent: tuple[Range, ...] = ()) -
     highest = (room - low) // aligned_to
     pa = low + min(draw(st.sampled_from((1, 0, 2, 3, highest))), highest) * aligned_to
     memtype = draw(memtypes(config))
+    existing = draw(st.sampled_from([Existing.REPLACE, Existing.REPLACE, Existing.KEEP, Existing.ERROR]))
+    over_tables = {"over_tables": True} if existing is Existing.KEEP and draw(st.booleans()) else {}
     return Call(
         "map",
         ipa,
@@ -244,10 +246,11 @@ def maps(draw: st.DrawFn, config: TableConfig, recent: tuple[Range, ...] = ()) -
         pa,
         draw(prots(config, memtype)),
         memtype=memtype,
-        existing=draw(st.sampled_from([Existing.REPLACE, Existing.REPLACE, Existing.KEEP, Existing.ERROR])),
+        existing=existing,
         largest=draw(st.sampled_from([None, None, None, *range(-1, finest + 1)])),
         software=draw(st.sampled_from((0, 0, 0, 1, 15))),
         af=draw(st.sampled_from((True, True, False))),
+        **over_tables,
     )
 
 
