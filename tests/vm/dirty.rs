@@ -1,7 +1,7 @@
 //! The dirty log: modes, the rules of its calls, and what is protected when.
 
-use s2pt::arch::{AccessKind, GeometryOptions, Granule, Ipa, Level, Pa, Prot};
-use s2pt::table::Counting;
+use s2pt::arch::{AccessKind, GeometryOptions, Granule, Ipa, Level, Pa, Prot, Scope, Tlbi};
+use s2pt::table::{Counting, Event};
 use s2pt::vm::{Backing, DirtyLogMode, Error, Policy, Slot};
 
 use crate::support::*;
@@ -246,4 +246,68 @@ fn slots_are_logged_apart() {
     assert_eq!(write(&mut vcpu, BLOCK + PAGE), Level::L3);
     vm.take_back(ipa(BLOCK), BLOCK).unwrap();
     assert_eq!(pages(&vm.dirty_log(1).unwrap()), [1]);
+}
+
+/// What must hold whenever nobody is at work: a writable page of a logged slot has its bit set.
+fn writable_pages_are_marked<T: s2pt::table::Tlb>(vm: &s2pt::vm::Vm<s2pt::memory::Arena, T>, page: u64) {
+    let (level, prot) = leaf(vm, ipa(page * PAGE)).unwrap();
+    let marked = pages(&vm.dirty_log(0).unwrap()).contains(&page);
+    assert!(level.is_last() && prot.contains(Prot::W), "the fault came last");
+    assert!(
+        marked,
+        "page {page} is writable and not marked: later writes would be lost"
+    );
+}
+
+/// A harvest is held after it has protected the pages; the guest writes one again. The bit belongs to the next harvest.
+#[test]
+fn a_write_during_a_harvest_is_in_the_next_one() {
+    let vm = vm_with(
+        machine(Policy::Lockless, Backing::Pages),
+        BLOCK,
+        Gate::new(|e| {
+            matches!(
+                e,
+                Event::Tlbi(
+                    Tlbi::Ipa {
+                        scope: Scope::Broadcast,
+                        ..
+                    } | Tlbi::Range { .. }
+                )
+            )
+        }),
+    );
+    vm.enable_dirty_log(0, DirtyLogMode::Auto).unwrap();
+    let mut vcpu = vm.vcpu();
+    write(&mut vcpu, 5 * PAGE);
+    let gate = vm.stage2().tlb();
+    gate.arm();
+    std::thread::scope(|scope| {
+        let harvest = scope.spawn(|| pages(&vm.dirty_log(0).unwrap()));
+        gate.wait();
+        write(&mut vcpu, 5 * PAGE);
+        gate.release();
+        assert_eq!(harvest.join().unwrap(), [5]);
+    });
+    writable_pages_are_marked(&vm, 5);
+}
+
+/// A fault is held before it makes its page writable; a harvest passes. The bit must be set afterwards.
+#[test]
+fn a_harvest_during_a_fault_leaves_the_page_for_the_next_one() {
+    let gate = Gate::new(|e| matches!(e, Event::Allocate { .. }));
+    let vm = vm_with(machine(Policy::Lockless, Backing::Thp), BLOCK, gate);
+    let mut vcpu = vm.vcpu();
+    write(&mut vcpu, 0);
+    vm.enable_dirty_log(0, DirtyLogMode::Auto).unwrap();
+    let gate = vm.stage2().tlb();
+    gate.arm();
+    std::thread::scope(|scope| {
+        let guest = scope.spawn(|| write(&mut vm.vcpu(), 9 * PAGE)); // splits the block
+        gate.wait();
+        assert_eq!(pages(&vm.dirty_log(0).unwrap()), []);
+        gate.release();
+        guest.join().unwrap();
+    });
+    writable_pages_are_marked(&vm, 9);
 }

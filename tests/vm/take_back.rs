@@ -173,12 +173,13 @@ fn a_take_back_waits_for_an_install_under_way() {
         std::thread::scope(|scope| {
             let guest = scope.spawn(|| {
                 let mut vcpu = vm.vcpu();
-                let fault = vcpu.translate(ipa(0), AccessKind::Write).unwrap_err();
+                let fault = vcpu.translate(ipa(300 * PAGE), AccessKind::Write).unwrap_err();
                 vcpu.handle_fault(&fault).unwrap()
             });
             gate.wait(); // frames are taken, the entry is not written yet
             let host = scope.spawn(|| {
-                vm.take_back(ipa(0), BLOCK).unwrap();
+                // Another page, of the block that the fault is about to install.
+                vm.take_back(ipa(0), PAGE).unwrap();
                 vm.vcpu().translate(ipa(0), AccessKind::Read).is_err()
             });
             if policy == Policy::Lockless {
