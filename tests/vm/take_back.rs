@@ -134,6 +134,34 @@ fn faults_elsewhere_do_not_retry() {
     assert!(matches!(outcome, Ok(Outcome::Handled(_))));
 }
 
+#[test]
+fn a_range_over_many_windows_stops_faults_in_each() {
+    let vm = vm(Policy::Lockless, Backing::Thp, GIB);
+    let mut vcpu = vm.vcpu();
+    // Windows that the range begins in, lies over, ends in; more windows than there are sequence words; then none.
+    for (start, size, offset, stopped) in [
+        (0, 2 * BLOCK + PAGE, 0, true),
+        (0, 2 * BLOCK + PAGE, BLOCK, true),
+        (0, 2 * BLOCK + PAGE, 2 * BLOCK, true),
+        (0, 2 * BLOCK + PAGE, 3 * BLOCK, false),
+        (BLOCK, 100 * BLOCK, 77 * BLOCK, true),
+        (5 * BLOCK, 63 * BLOCK, 67 * BLOCK, true),
+        (5 * BLOCK, 63 * BLOCK, 4 * BLOCK, false),
+    ] {
+        let fault = vcpu.translate(ipa(offset), AccessKind::Write).unwrap_err();
+        let outcome = vcpu.handle_fault_with(&fault, |_, _, _| {
+            vm.take_back(ipa(start), size)?;
+            Ok(HostPage::new(Pa::new(HOST), BLOCK))
+        });
+        let again = outcome == Ok(Outcome::Again(Retry::Invalidated));
+        assert_eq!(
+            again, stopped,
+            "{start:#x} + {size:#x}, fault at {offset:#x}: {outcome:?}"
+        );
+        vm.take_back(ipa(0), GIB).unwrap();
+    }
+}
+
 /// As long as the host has its hands on the range, faults on it answer `Again` and do not ask the host.
 #[test]
 fn faults_wait_for_the_end_of_an_invalidation() {
