@@ -47,9 +47,9 @@ def make_geometry(
         raise GeometryError(f"pa_bits 52 with the {format_size(granule)} granule needs lpa2")
     if not 32 <= ipa_bits <= 52:
         raise GeometryError(f"ipa_bits {ipa_bits} is not in 32..52")
-    if ipa_bits > 48 and not lpa2 and pa_bits != 52:
+    if ipa_bits > 48 and not lpa2 and granule != 65536:
         raise GeometryError(
-            f"ipa_bits {ipa_bits} is beyond 48: it needs {'pa_bits 52' if granule == 65536 else 'lpa2'}"
+            f"ipa_bits {ipa_bits} is beyond 48: it needs lpa2"
         )
 
     shape = Geometry(granule, ipa_bits, pa_bits, 0, 1, lpa2, blocks)
