@@ -48,9 +48,7 @@ def make_geometry(
     if not 32 <= ipa_bits <= 52:
         raise GeometryError(f"ipa_bits {ipa_bits} is not in 32..52")
     if ipa_bits > 48 and not lpa2 and granule != 65536:
-        raise GeometryError(
-            f"ipa_bits {ipa_bits} is beyond 48: it needs lpa2"
-        )
+        raise GeometryError(f"ipa_bits {ipa_bits} is beyond 48: it needs lpa2")
 
     shape = Geometry(granule, ipa_bits, pa_bits, 0, 1, lpa2, blocks)
     if start_level is None:
