@@ -64,7 +64,7 @@ impl Table<'_> {
 
 impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// The root, all of its concatenated frames as one table, for as long as `_guard` is held.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn root_table<'g>(&'g self, _guard: &'g A::Guard) -> Table<'g> {
         let geometry = &self.core.config.geometry;
         Table {
@@ -77,7 +77,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     }
 
     /// The table that the TABLE entry `pte`, read in `parent`, points to.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn child<'g>(&'g self, parent: Table<'g>, pte: Pte) -> Table<'g> {
         let pa = self.core.format.next_table(pte);
         Table {
@@ -103,7 +103,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     }
 
     /// Reads an entry: once a visit (R1). Acquire, so that a TABLE value shows the table filled.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn load(&self, table: Table<'_>, index: usize) -> Pte {
         self.check_alive(table);
         Pte::from_raw(table.entries[index].load(Ordering::Acquire))

@@ -68,7 +68,7 @@ impl<M: TableMemory, T: Tlb, A: Access, F: FnMut(&Format, &At<'_>, Pte)> Visitor
 
 impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Follows the tables to the entry where the walk for `ipa` ends, whatever that entry is, LOCKED included.
-    #[inline]
+    #[inline(always)]
     fn end_of_walk(&self, ipa: Ipa) -> (Pte, Level) {
         let mut guard = self.access.pin();
         let mut backoff = Backoff::new();

@@ -136,7 +136,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     }
 
     /// The entry at which the walk for `ipa` ends, as it is at this moment: a load a level and nothing else.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn descend<'g>(&'g self, guard: &'g A::Guard, ipa: Ipa) -> (Table<'g>, usize, Pte) {
         let geometry = &self.core.config.geometry;
         let mut table = self.root_table(guard);
