@@ -12,7 +12,7 @@ use super::convert::{AccessArg, ExistingArg, LevelArg, MemTypeArg, ProtArg, Size
 use super::sink::Sink;
 use super::stage2::PyStage2;
 use super::{error, types};
-use crate::arch::{Attrs, Fault, FaultKind, Ipa, Level, Pa};
+use crate::arch::{Fault, FaultKind, Ipa, Level, Pa};
 use crate::memory::Arena;
 use crate::table::{Error, Existing, Handle, Mapped};
 
@@ -32,12 +32,15 @@ fn at_element(py: Python<'_>, (index, refused): (usize, Error)) -> PyErr {
     error::with_index(py, error::table(py, refused), index)
 }
 
-/// Refuses what `map` would refuse before it looks at the table.
-fn check_map(table: &Handle<'_, Arena, Sink>, ipa: Ipa, size: u64, pa: Pa, attrs: &Attrs) -> Result<(), Error> {
-    table.check_range(ipa, size)?;
-    table.check_span("pa", pa.get(), size, table.config().geometry.pa_limit())?;
-    let bits = table.format().attr_bits(Level::L3, attrs);
-    bits.map(drop).map_err(|reason| Error::Attrs { ipa, reason })
+/// Refuses what `map` would refuse of the addresses before it looks at the table.
+fn check_spans(table: &Handle<'_, Arena, Sink>, ipa: &[u64], size: u64, pa: &[u64]) -> Result<(), (usize, Error)> {
+    let limit = table.config().geometry.pa_limit();
+    for (index, (&ipa, &pa)) in ipa.iter().zip(pa).enumerate() {
+        let checked = table.check_range(Ipa::new(ipa), size).map(drop);
+        let checked = checked.and_then(|()| table.check_span("pa", pa, size, limit));
+        checked.map_err(|refused| (index, refused))?;
+    }
+    Ok(())
 }
 
 /// Code of a fault in result arrays: `s2pt.FaultCode`.
@@ -154,10 +157,17 @@ impl PyStage2 {
         let size = self.element_size(py, size)?;
         let (attrs, options) = (attrs(prot, memtype, software, af), options(existing, largest, false));
         let checked = self.detached(py, |table| {
-            for (index, (&ipa, &pa)) in ipa.iter().zip(&pa).enumerate() {
-                check_map(table, Ipa::new(ipa), size, Pa::new(pa), &attrs).map_err(|refused| (index, refused))?;
+            check_spans(table, &ipa, size, &pa)?;
+            match (ipa.first(), table.format().attr_bits(Level::L3, &attrs)) {
+                (Some(&first), Err(reason)) => Err((
+                    0,
+                    Error::Attrs {
+                        ipa: Ipa::new(first),
+                        reason,
+                    },
+                )),
+                _ => Ok(()),
             }
-            Ok(())
         })?;
         checked.map_err(|refused| at_element(py, refused))?;
         let mut sum = Mapped::default();

@@ -8,8 +8,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use super::job::Failure;
-use super::types;
-use crate::arch::{AccessKind, Fault, FaultKind, GeometryError, Ipa, Level};
+use super::{explain, types};
+use crate::arch::{Fault, FaultKind, GeometryError, Ipa, Level};
 use crate::image::ImageError;
 use crate::memory::ArenaError;
 use crate::table::Error;
@@ -217,14 +217,6 @@ pub fn failure(py: Python<'_>, failure: &Failure) -> PyErr {
     }
 }
 
-const fn word(access: AccessKind) -> &'static str {
-    match access {
-        AccessKind::Read => "read",
-        AccessKind::Write => "write",
-        AccessKind::Execute => "execute",
-    }
-}
-
 /// The exception that stands for a stage-2 fault.
 pub fn fault(py: Python<'_>, fault: &Fault) -> PyErr {
     let access = match types::access(py, fault.access) {
@@ -232,13 +224,7 @@ pub fn fault(py: Python<'_>, fault: &Fault) -> PyErr {
         Err(failure) => return failure,
     };
     let (ipa, level) = (fault.ipa.get(), fault.level.get());
-    let what = match fault.kind {
-        FaultKind::Translation => format!("no translation at level {level}"),
-        FaultKind::AccessFlag => format!("access flag clear at level {level}"),
-        FaultKind::Permission => format!("the level {level} leaf does not allow {}", word(fault.access)),
-        FaultKind::AddressSize => format!("output address too large at level {level}"),
-        other => format!("{other:?} at level {level}"),
-    };
+    let what = explain::fault(fault);
     fn class(classes: &Classes, kind: FaultKind) -> &Py<PyType> {
         match kind {
             FaultKind::Translation => &classes.translation_fault,

@@ -13,9 +13,10 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
 use super::convert::{BlocksArg, DialectArg, IpaArg, Number, OnErrors, PaArg, short};
+use super::open::Table;
 use super::{error, leaves, types};
-use crate::arch::{BlockRule, Dialect, EntryKind, Mapping, Pa, Vtcr, Vttbr};
-use crate::image::{Difference, Differs, Dump, Image, ImageError, ImageOptions, ReadMemory};
+use crate::arch::{BlockRule, Dialect, EntryKind, Ipa, Mapping, Pa, Vtcr, Vttbr};
+use crate::image::{Difference, Differs, Dump, Entry, Image, ImageError, ImageOptions, ReadMemory};
 use crate::sync::{Mutex, PoisonError};
 
 /// Where the table's bytes are.
@@ -467,12 +468,24 @@ fn bytes(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     buffer.to_vec(obj.py())
 }
 
-/// What reads a live table: its registers and features are known.
-pub fn own(fwb: bool, xnx: bool, blocks: BlockRule) -> ImageOptions {
+/// What a live table was made for.
+pub fn own_options(table: &Table) -> ImageOptions {
+    let config = table.config();
     ImageOptions {
-        fwb: Some(fwb),
-        xnx: Some(xnx),
+        fwb: Some(config.fwb),
+        xnx: Some(config.xnx),
         dialect: Some(Dialect::Own),
-        blocks,
+        blocks: config.geometry.block_rule(),
     }
+}
+
+/// A live table as an image. The caller stays in the table meanwhile.
+pub fn own(table: &Table) -> Result<Image<impl ReadMemory + '_>, ImageError> {
+    let memory = |pa| table.memory().read(pa);
+    Image::new(memory, table.vtcr(), table.vttbr(), own_options(table))
+}
+
+/// The entries of a live table on the way to an address. The caller stays in the table meanwhile.
+pub fn own_path(table: &Table, ipa: Ipa) -> Result<Vec<Entry>, ImageError> {
+    own(table)?.path(ipa)
 }

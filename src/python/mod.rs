@@ -11,6 +11,7 @@ mod convert;
 mod dirty_log;
 mod error;
 mod events;
+mod explain;
 mod image;
 mod job;
 mod leaves;

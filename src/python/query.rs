@@ -11,9 +11,8 @@ use super::image::PyImage;
 use super::open::Open;
 use super::sink::{Sink, Watch};
 use super::stage2::PyStage2;
-use super::{error, events, image, leaves, types};
+use super::{error, events, explain, image, leaves, types};
 use crate::arch::Ipa;
-use crate::image::Image;
 use crate::memory::Arena;
 use crate::sync::Mutex;
 use crate::table::{Error, Handle, Mapping};
@@ -196,17 +195,14 @@ impl PyStage2 {
     /// [Difference(ipa=0x40000000, size=2MiB, permission)]
     fn image(&self, py: Python<'_>) -> PyResult<PyImage> {
         let open = self.table(py)?;
-        let config = *open.config();
-        let options = image::own(config.fwb, config.xnx, config.geometry.block_rule());
         let copied = py.detach(|| {
             open.work(|table| {
                 let _stay = table.stay();
-                let memory = |pa| open.memory().read(pa);
-                Image::new(memory, open.vtcr(), open.vttbr(), options)?.to_dump()
+                image::own(&open)?.to_dump()
             })
         });
         let bytes = copied.map_err(|refused| error::dump(py, &refused))?;
-        PyImage::of_dump(py, bytes, options)
+        PyImage::of_dump(py, bytes, image::own_options(&open))
     }
 
     /// The table as KVM prints it in its file ``stage2_page_tables``: a line for each run of entries that are alike.
@@ -222,6 +218,47 @@ impl PyStage2 {
     /// 0x0000000040000000-0x0000000040200000           2M 2   R W X AF BLK
     fn dump(&self, py: Python<'_>) -> PyResult<String> {
         self.image(py)?.ptdump(py)
+    }
+
+    /// Follow an access through the table: each entry on its way, what it says, and what the MMU answers.
+    ///
+    /// Returns
+    /// -------
+    /// str
+    ///     A line for each level: where the entry is, its value, and its meaning; then the verdict.
+    ///
+    /// Raises
+    /// ------
+    /// AddressError
+    ///     The address is beyond the IPA space.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000, prot=Prot.R)
+    /// Mapped(bytes=2MiB, kept=0B)
+    /// >>> print(s2.explain(0x4000_1234, "w"))
+    /// level 1 entry at 0x200000008: 0x100000003 table at 0x100000000
+    /// level 2 entry at 0x100000000: 0x4000008000077d block, 2MiB to 0x80000000, r--, Normal write-back
+    /// write to 0x40001234: refused, the level 2 leaf does not allow write
+    /// >>> print(s2.explain(0x4020_0000).splitlines()[-1])
+    /// read of 0x40200000: refused, no translation at level 2
+    #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
+    fn explain(&self, py: Python<'_>, ipa: IpaArg, access: AccessArg) -> PyResult<String> {
+        let open = self.table(py)?;
+        let path = open.work(|table| {
+            let _stay = table.stay();
+            let verdict = table.translate(ipa.0, access.0);
+            image::own_path(&open, ipa.0).map(|path| (path, verdict))
+        });
+        let (path, verdict) = path.map_err(|refused| error::dump(py, &refused))?;
+        Ok(explain::walk(open.format(), &path, ipa.0, access.0, &verdict))
+    }
+
+    /// The table's levels as an HTML table, for notebooks.
+    fn _repr_html_(&self, py: Python<'_>) -> PyResult<String> {
+        let (shape, census) = self.detached(py, |table| (table.config().geometry, table.stats()))?;
+        Ok(explain::html(&shape, &census))
     }
 
     /// Count table frames and leaves by level, and the bytes mapped. Reads every entry of the table once.
