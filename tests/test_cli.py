@@ -419,7 +419,12 @@ LONG = ["dirty-log", "-b", "64MiB", "-s", "thp", "-g", "--stall-tlbi", "1ms", "-
 
 def test_interrupt_ends_the_run() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "s2pt", *LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-m", "s2pt", *LONG],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever starts the tests in the background has them ignore the signal, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     # The options are printed right before the threads start; a minute of work lies behind them.
