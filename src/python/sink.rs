@@ -21,12 +21,15 @@ pub enum Watch {
 pub struct Sink {
     watch: Watch,
     stall: Option<Stall>,
+    /// Whether there is anything to do at all: the one look that an event costs most tables.
+    listens: bool,
 }
 
 impl Sink {
     /// A sink that keeps what `watch` says, and waits at each TLBI if `stall` says so.
     pub const fn new(watch: Watch, stall: Option<Stall>) -> Self {
-        Self { watch, stall }
+        let listens = !matches!(watch, Watch::Nobody) || stall.is_some();
+        Self { watch, stall, listens }
     }
 
     /// What is kept.
@@ -50,8 +53,17 @@ impl Maintenance for Sink {
 }
 
 impl Tlb for Sink {
-    #[inline]
+    #[inline(always)]
     fn event(&self, event: Event) {
+        if self.listens {
+            self.pass_on(event);
+        }
+    }
+}
+
+impl Sink {
+    #[inline(never)]
+    fn pass_on(&self, event: Event) {
         match &self.watch {
             Watch::Nobody => {}
             Watch::Counting(counting) => counting.event(event),
