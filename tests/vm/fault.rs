@@ -417,7 +417,7 @@ fn out_of_frames_changes_nothing() {
             "{refused:?}"
         );
         assert_eq!(vm.stage2().memory().frames_in_use(), frames);
-        assert_eq!(pages(&vm.dirty_log(0).unwrap()), []);
+        assert!(pages(&vm.dirty_log(0).unwrap()).is_empty());
         vm.stage2().memory().set_quota(None);
         write(&mut vcpu, 0);
     }
@@ -433,7 +433,7 @@ fn a_lost_race_is_again_and_marks_nothing() {
         let late = two.translate(ipa(0), W).unwrap_err();
         read(&mut one, 0);
         assert_eq!(two.handle_fault(&late), Ok(Outcome::Again(Retry::Peer)));
-        assert_eq!(pages(&vm.dirty_log(0).unwrap()), []);
+        assert!(pages(&vm.dirty_log(0).unwrap()).is_empty());
         assert_eq!(leaf(&vm, ipa(0)), Some((Level::L3, Prot::R)));
         write(&mut two, 0);
         assert_eq!(pages(&vm.dirty_log(0).unwrap()), [0]);
