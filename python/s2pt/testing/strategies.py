@@ -261,19 +261,28 @@ def _levels(finest: int) -> SearchStrategy[int]:
 
 @st.composite
 def splits(draw: st.DrawFn, config: TableConfig, recent: tuple[Range, ...] = ()) -> Call:
-    """Generate splits, to a level that does not make too many leaves."""
+    """Generate splits of ranges and of some pages at either end of one, to a level that does not make too many leaves."""
+    shape = geometry_of(config)
     ipa, size = draw(ranges(config, recent))
-    return Call("split", ipa, size, draw(_levels(_finest(geometry_of(config), size))))
+    part = draw(st.sampled_from((0, 0, 0, 1, -1, 3, -3))) * shape.granule
+    if 0 < abs(part) < size:
+        ipa, size = (ipa, part) if part > 0 else (ipa + size + part, -part)
+    return Call("split", ipa, size, draw(_levels(_finest(shape, size))))
 
 
 @st.composite
 def collapses(draw: st.DrawFn, config: TableConfig, recent: tuple[Range, ...] = ()) -> Call:
-    """Generate collapses of ranges that hold a whole block more often than not."""
+    """Generate collapses: of a range and the whole tables around it, or of the one table at its start or its end."""
     shape = geometry_of(config)
     ipa, size = draw(ranges(config, recent))
     span = shape.size(draw(st.sampled_from([3, 2, 2, 2, *range(max(shape.start_level, 0), 2)])))
     low = ipa // span * span
     high = min(-(-(ipa + size) // span) * span, 1 << shape.ipa_bits)
+    part = draw(st.sampled_from(("around", "start", "end")))
+    if part == "start":
+        high = min(low + span, high)
+    elif part == "end":
+        low = max((high - 1) // span * span, low)
     return Call("collapse", low, high - low)
 
 
@@ -312,28 +321,14 @@ def refusals(draw: st.DrawFn, config: TableConfig) -> Call:
     """
     shape = geometry_of(config)
     page, limit, pa_limit = shape.granule, 1 << shape.ipa_bits, 1 << shape.pa_bits
-    ipa, size = draw(ranges(config).filter(lambda r: r.size <= 64 * page))
-    bad_range = draw(
-        st.sampled_from(
-            [
-                (ipa + 1, size),
-                (ipa + page // 2, size),
-                (ipa, 0),
-                (ipa, size + 1),
-                (ipa, page - 1),
-                (limit, page),
-                (limit - page, 2 * page),
-                (0, limit + page),
-                (page, limit),
-                ((1 << 64) - page, page),
-                ((1 << 64) - page, 2 * page),
-                (page, (1 << 64) - page),
-                (1 << 64, page),
-                (-page, page),
-                (ipa, -page),
-            ]
-        )
-    )
+    ipa, size = draw(ranges(config))
+    size = min(size, 64 * page)
+    misaligned = [(ipa + 1, size), (ipa + page // 2, size)]
+    odd_sizes = [(ipa, 0), (ipa, size + 1), (ipa, page - 1)]
+    beyond = [(limit, page), (limit - page, 2 * page), (0, limit + page), (page, limit)]
+    overflowing = [((1 << 64) - page, page), ((1 << 64) - page, 2 * page), (page, (1 << 64) - page), (1 << 64, page)]
+    negative = [(-page, page), (ipa, -page)]
+    bad_range = draw(st.sampled_from((misaligned, odd_sizes, beyond, overflowing, negative)).flatmap(st.sampled_from))
     bad_map = st.sampled_from(
         [
             Call("map", ipa, size, page // 2, Prot.RW),
@@ -352,7 +347,7 @@ def refusals(draw: st.DrawFn, config: TableConfig) -> Call:
             None if config.xnx else Call("relax", ipa, size, Prot.UX),
         ]
     ).filter(lambda call: call is not None)
-    if draw(st.booleans()):
+    if draw(st.integers(0, 3)) == 0:
         call = draw(bad_map)
         assert call is not None
         return call
