@@ -261,7 +261,7 @@ def _levels(finest: int) -> SearchStrategy[int]:
 
 @st.composite
 def splits(draw: st.DrawFn, config: TableConfig, recent: tuple[Range, ...] = ()) -> Call:
-    """Generate splits of ranges and of some pages at either end of one, to a level that does not make too many leaves."""
+    """Generate splits of ranges, and of some pages at an end of one, to a level that does not make too many leaves."""
     shape = geometry_of(config)
     ipa, size = draw(ranges(config, recent))
     part = draw(st.sampled_from((0, 0, 0, 1, -1, 3, -3))) * shape.granule
