@@ -139,7 +139,9 @@ class Existing(_Choice):
 
 
 class FaultCode(IntEnum):
-    """What became of an access, as the arrays of `Stage2.translate_many` and `Stage2.touch` say it.
+    """What became of an access, as the arrays of `Stage2.translate_many`, `touch` and `Image.access_many` say it.
+
+    An external abort is the hardware's answer to a table that is in no memory: the tables of a `Stage2` never are.
 
     Examples
     --------
@@ -152,6 +154,7 @@ class FaultCode(IntEnum):
     ACCESS_FLAG = 2
     PERMISSION = 3
     ADDRESS_SIZE = 4
+    EXTERNAL_ABORT = 5
 
 
 class Blocks(_Choice):

@@ -111,6 +111,38 @@ impl MemType {
         }
     }
 
+    /// The type as MAIR_ELx and PAR_EL1 write it, where the guest's own type is write-back memory: what AT reports with
+    /// HCR_EL2.DC, with or without FWB. `None` for reserved encodings.
+    ///
+    /// ```
+    /// use s2pt::arch::MemType;
+    /// assert_eq!(MemType::Normal.mair(false), Some(0xff));
+    /// assert_eq!(MemType::DeviceNGnRE.mair(true), Some(0x04));
+    /// ```
+    pub const fn mair(self, fwb: bool) -> Option<u8> {
+        const fn half(bits: u8) -> u8 {
+            match bits & 3 {
+                1 => 0x4,
+                2 => 0xb,
+                _ => 0xf,
+            }
+        }
+        match self {
+            Self::DeviceNGnRnE => Some(0x00),
+            Self::DeviceNGnRE => Some(0x04),
+            Self::DeviceNGRE => Some(0x08),
+            Self::DeviceGRE => Some(0x0c),
+            Self::NormalNc => Some(0x44),
+            Self::NormalWt => Some(0xbb),
+            Self::Normal | Self::AsStage1 => Some(0xff),
+            // The pairs of unlike halves that exist without FWB; see `encode`.
+            Self::Other(v) => match self.encode(fwb) {
+                Some(_) => Some(half(v >> 2) << 4 | half(v)),
+                None => None,
+            },
+        }
+    }
+
     /// The MemAttr value, `None` where the type has none: write-through with FWB, as-stage-1 without, reserved values.
     pub const fn encode(self, fwb: bool) -> Option<u8> {
         match (self, fwb) {

@@ -38,7 +38,7 @@ pub struct Geometry {
     blocks: BlockRule,
 }
 
-/// Smallest IPA size, in bits.
+/// Smallest IPA size of a table that is built here, in bits.
 pub(crate) const MIN_IPA_BITS: u8 = 32;
 /// Largest IPA size, in bits.
 pub(crate) const MAX_IPA_BITS: u8 = 52;
@@ -46,11 +46,34 @@ pub(crate) const MAX_IPA_BITS: u8 = 52;
 const CONCATENATION_BITS: u32 = 4;
 
 impl Geometry {
-    /// Checks the options and computes the shape.
+    /// Checks the options and computes the shape of a table that this crate builds: at least 32 IPA bits and two levels.
     ///
     /// # Errors
     /// [`GeometryError`] names the rule that the options break.
     pub fn new(options: GeometryOptions) -> Result<Self, GeometryError> {
+        Self::within(options, MIN_IPA_BITS, Level::L2)
+    }
+
+    /// As [`Geometry::new`], for any table that hardware walks: also IPA sizes from 16 bits on (17 with 64K; below 25
+    /// bits with FEAT_TTST only), and a root of pages, level 3 (with 4K by FEAT_TTST).
+    ///
+    /// # Errors
+    /// [`GeometryError`] names the rule that the options break.
+    ///
+    /// ```
+    /// use s2pt::arch::{Geometry, GeometryOptions, Level};
+    /// let small = GeometryOptions { ipa_bits: 25, start_level: Some(Level::L3), ..Default::default() };
+    /// assert!(Geometry::new(small).is_err());
+    /// assert_eq!(Geometry::of_walk(small)?.root_frames(), 16);
+    /// # Ok::<(), s2pt::arch::GeometryError>(())
+    /// ```
+    pub fn of_walk(options: GeometryOptions) -> Result<Self, GeometryError> {
+        // T0SZ is at most 48, with the 64K granule 47.
+        let min = if options.granule == Granule::K64 { 17 } else { 16 };
+        Self::within(options, min, Level::L3)
+    }
+
+    fn within(options: GeometryOptions, min_ipa_bits: u8, last_start: Level) -> Result<Self, GeometryError> {
         let GeometryOptions {
             granule,
             ipa_bits,
@@ -59,10 +82,10 @@ impl Geometry {
             lpa2,
             blocks,
         } = options;
-        if !(MIN_IPA_BITS..=MAX_IPA_BITS).contains(&ipa_bits) {
+        if !(min_ipa_bits..=MAX_IPA_BITS).contains(&ipa_bits) {
             return Err(GeometryError::IpaBits {
                 bits: ipa_bits,
-                min: MIN_IPA_BITS,
+                min: min_ipa_bits,
                 max: MAX_IPA_BITS,
             });
         }
@@ -79,7 +102,7 @@ impl Geometry {
             }
         }
         let start = start_level.unwrap_or_else(|| default_start(granule, ipa_bits));
-        check_start(granule, ipa_bits, start, lpa2)?;
+        check_start(granule, ipa_bits, start, lpa2, last_start)?;
         let leaf_levels = leaf_levels(granule, start, lpa2, pa_bits, blocks);
         let shape = Shape {
             page_shift: granule.shift(),
@@ -190,7 +213,7 @@ impl Geometry {
         self.root_frames as u32
     }
 
-    /// Levels of the table: 2..=5 (a model geometry may have 1).
+    /// Levels of the table: 2..=5 (1 in a model geometry or one that is only walked).
     #[inline]
     pub const fn levels(&self) -> u32 {
         (4 - self.start.get()) as u32
@@ -313,12 +336,12 @@ fn start_of(levels: u32) -> Level {
 
 /// The deepest start level that concatenation allows, at least two levels: what KVM picks.
 fn default_start(granule: Granule, ipa_bits: u8) -> Level {
-    let bits = u32::from(ipa_bits) - granule.shift() - CONCATENATION_BITS;
+    let bits = u32::from(ipa_bits).saturating_sub(granule.shift() + CONCATENATION_BITS);
     let levels = bits.div_ceil(granule.stride()).max(2);
     start_of(levels)
 }
 
-fn check_start(granule: Granule, ipa_bits: u8, level: Level, lpa2: bool) -> Result<(), GeometryError> {
+fn check_start(granule: Granule, ipa_bits: u8, level: Level, lpa2: bool, last: Level) -> Result<(), GeometryError> {
     let shallowest = |lpa2| match (granule, lpa2) {
         (Granule::K4, false) => Level::L0,
         (Granule::K4, true) => Level::LM1,
@@ -326,8 +349,8 @@ fn check_start(granule: Granule, ipa_bits: u8, level: Level, lpa2: bool) -> Resu
         (Granule::K16, true) => Level::L0,
         (Granule::K64, _) => Level::L1,
     };
-    if level < shallowest(lpa2) || level.is_last() {
-        let lpa2_has_it = !level.is_last() && level >= shallowest(true);
+    if level < shallowest(lpa2) || level > last {
+        let lpa2_has_it = level <= last && level >= shallowest(true);
         return Err(GeometryError::NoSuchStart {
             level,
             granule,

@@ -7,6 +7,7 @@
 //! Architecture) and the register descriptions of D24; where the behaviour is KVM's own choice, the text says so.
 
 mod addr;
+mod answer;
 mod attrs;
 mod descriptor;
 mod explain;
@@ -19,6 +20,7 @@ mod syndrome;
 mod tlbi;
 
 pub use addr::{Ipa, Pa};
+pub use answer::{El, HardwareUpdate, Translation};
 pub use attrs::{Attrs, AttrsError, MemType, Prot, Shareability};
 pub use descriptor::{Dialect, EntryKind, Pte};
 pub use explain::{Field, explain_entry, explain_esr, explain_hpfar, explain_vtcr, explain_vttbr};

@@ -12,6 +12,7 @@
 //! | every entry that is not zero, in order of IPA | [`Image::entries`] |
 //! | leaves; maximal runs of like leaves | [`Image::leaves`], [`Image::runs`] |
 //! | the entries on the way to one IPA | [`Image::path`] |
+//! | what an access gets, as hardware answers it | [`Image::translate`], [`Image::access`] |
 //! | counts by level, size and permission | [`Image::stats`] |
 //! | two tables leaf by leaf | [`Image::compare`], [`compare()`] |
 //! | the text of KVM's `stage2_page_tables` file | [`Image::ptdump`] |
@@ -36,6 +37,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod answer;
 mod compare;
 mod dump;
 mod error;
@@ -51,6 +53,7 @@ use alloc::vec::Vec;
 
 use crate::arch::{BlockRule, Dialect, Format, FormatOptions, Geometry, Ipa, Mapping, Pa, Vtcr, Vttbr};
 
+pub use answer::Answer;
 pub use compare::{Compare, Difference, Differs, compare};
 pub use dump::Dump;
 pub use error::ImageError;

@@ -1,7 +1,6 @@
 //! The walk: a stack of tables, one for each level, each read as a whole when it is entered.
 
 use alloc::collections::BTreeSet;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use super::{Image, ImageError, ReadMemory};
@@ -152,34 +151,51 @@ impl<R> Image<R> {
     }
 }
 
+/// The entries on the way to one IPA, from the root down.
+#[derive(Debug)]
+pub(super) struct Descent<'a, R> {
+    image: &'a Image<R>,
+    ipa: Ipa,
+    /// The table to look into next, and the first IPA that it translates.
+    next: Option<(Pa, Ipa, Level)>,
+}
+
+impl<'a, R: ReadMemory> Descent<'a, R> {
+    /// For an IPA within the space.
+    pub(super) fn new(image: &'a Image<R>, ipa: Ipa) -> Self {
+        Self {
+            image,
+            ipa,
+            next: Some((image.root(), Ipa::new(0), image.geometry.start_level())),
+        }
+    }
+}
+
+impl<R: ReadMemory> Iterator for Descent<'_, R> {
+    type Item = Result<Entry, ImageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (table, first, level) = self.next.take()?;
+        let image = self.image;
+        let index = (self.ipa.offset_from(first) >> image.geometry.shift(level)) as usize;
+        let at = table.checked_add(index as u64 * 8);
+        let Some(raw) = at.and_then(|at| image.memory.read_u64(at)) else {
+            let ipa = first;
+            return Some(Err(ImageError::Missing { table, ipa, level }));
+        };
+        let entry = image.entry(table, first, level, index, raw);
+        if let (EntryKind::Table, Some(deeper)) = (entry.kind, level.deeper()) {
+            self.next = Some((image.format.next_table(entry.pte), entry.ipa, deeper));
+        }
+        Some(Ok(entry))
+    }
+}
+
 /// The entries on the way to `ipa`.
 pub(super) fn path<R: ReadMemory>(image: &Image<R>, ipa: Ipa) -> Result<Vec<Entry>, ImageError> {
     let limit = image.geometry.ipa_limit();
     if ipa.get() >= limit {
         return Err(ImageError::Ipa { ipa, limit });
     }
-    let mut path = Vec::new();
-    let (mut table, mut level) = (image.root(), image.geometry.start_level());
-    let mut first = Ipa::new(0);
-    loop {
-        let index = (ipa.offset_from(first) >> image.geometry.shift(level)) as usize;
-        let mut value = vec![0; 1];
-        let missing = ImageError::Missing {
-            table,
-            ipa: first,
-            level,
-        };
-        let at = table.checked_add(index as u64 * 8);
-        if !at.is_some_and(|at| image.memory.read_table(at, &mut value)) {
-            return Err(missing);
-        }
-        let entry = image.entry(table, first, level, index, value[0]);
-        path.push(entry);
-        match (entry.kind, level.deeper()) {
-            (EntryKind::Table, Some(deeper)) => {
-                (table, level, first) = (image.format.next_table(entry.pte), deeper, entry.ipa);
-            }
-            _ => return Ok(path),
-        }
-    }
+    Descent::new(image, ipa).collect()
 }

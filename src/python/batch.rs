@@ -6,13 +6,14 @@ use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use super::answers::code;
 use super::arrays;
 use super::change::{attrs, options};
 use super::convert::{AccessArg, ExistingArg, LevelArg, MemTypeArg, ProtArg, SizeArg, SoftwareArg};
 use super::sink::Sink;
 use super::stage2::PyStage2;
 use super::{error, types};
-use crate::arch::{Fault, FaultKind, Ipa, Level, Pa};
+use crate::arch::{Fault, Ipa, Level, Pa};
 use crate::memory::Arena;
 use crate::table::{Error, Existing, Handle, Mapped};
 
@@ -41,18 +42,6 @@ fn check_spans(table: &Handle<'_, Arena, Sink>, ipa: &[u64], size: u64, pa: &[u6
         checked.map_err(|refused| (index, refused))?;
     }
     Ok(())
-}
-
-/// Code of a fault in result arrays: `s2pt.FaultCode`.
-const fn code(kind: FaultKind) -> u8 {
-    match kind {
-        FaultKind::Translation => 1,
-        FaultKind::AccessFlag => 2,
-        FaultKind::Permission => 3,
-        FaultKind::AddressSize => 4,
-        // No walk of tables in memory ends otherwise.
-        _ => u8::MAX,
-    }
 }
 
 impl PyStage2 {

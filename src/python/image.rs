@@ -141,7 +141,7 @@ impl ReadMemory for &Reader<'_> {
 /// >>> next(image.leaves())
 /// Mapping(ipa=0x40000000, size=1GiB, pa=0x40000000, level=1, prot=RW, memtype=NORMAL, af=True, raw=0x400000400007fd)
 #[pyclass(name = "Image", module = "s2pt.image", frozen)]
-pub struct PyImage(Image<Memory>);
+pub struct PyImage(pub(super) Image<Memory>);
 
 impl PyImage {
     /// The image of a dump.

@@ -3,6 +3,7 @@
 //! Everything of PyO3 is in this folder. Arguments become plain values in `convert.rs`, results the dataclasses of
 //! `s2pt/types.py` in `types.rs`, errors the exceptions of `s2pt/errors.py` in `error.rs`.
 
+mod answers;
 mod arch;
 mod arrays;
 mod batch;
@@ -29,6 +30,8 @@ mod vm;
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use super::answers::read_syndromes;
     #[pymodule_export]
     use super::arch::{explain_entry, explain_esr, explain_vtcr, explain_vttbr};
     #[pymodule_export]

@@ -29,11 +29,11 @@ mod unlink;
 mod unmap;
 mod walk;
 
-pub use crate::arch::Mapping;
+pub use crate::arch::{Mapping, Translation};
 pub use attrs::Changed;
 pub use error::Error;
 pub use map::{Existing, MapOptions, Mapped};
-pub use query::{Leaves, Lookup, Translation};
+pub use query::{Leaves, Lookup};
 #[doc(hidden)]
 pub use reclaim::Unlinked;
 pub use reclaim::{Access, Alone, Local};

@@ -6,25 +6,12 @@ use super::error::Error;
 use super::reclaim::Access;
 use super::tlb::Tlb;
 use super::walk::{At, Step, Visitor};
-use crate::arch::{AccessKind, Attrs, Fault, FaultKind, Format, Ipa, Level, Mapping, MemType, Pa, Prot, Pte};
+use crate::arch::{
+    AccessKind, El, Fault, FaultKind, Format, HardwareUpdate, Ipa, Level, Mapping, Pa, Pte, Translation,
+};
 use crate::memory::TableMemory;
 use crate::sync::Backoff;
 use alloc::vec::Vec;
-
-/// What the MMU answers to an access that it allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Translation {
-    /// The output address of the byte asked for.
-    pub pa: Pa,
-    /// The level of the leaf.
-    pub level: Level,
-    /// What the leaf permits.
-    pub prot: Prot,
-    /// The memory type it gives.
-    pub memtype: MemType,
-    /// All of its attributes.
-    pub attrs: Attrs,
-}
 
 /// The entry at which a walk ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,27 +120,12 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         if !pte.is_leaf(level) {
             return Err(fault(FaultKind::Translation, level));
         }
-        let attrs = format.attrs(pte);
-        if !attrs.af && !config.ha {
-            return Err(fault(FaultKind::AccessFlag, level));
-        }
-        let allowed = match access {
-            AccessKind::Read => attrs.prot.contains(Prot::R),
-            AccessKind::Write => attrs.prot.contains(Prot::W) || attrs.dbm && config.hd,
-            AccessKind::Execute => attrs.prot.contains(Prot::PX),
-        };
-        if !allowed {
-            return Err(fault(FaultKind::Permission, level));
-        }
+        let hardware = HardwareUpdate::new(config.ha, config.hd);
+        format
+            .check_access(pte, access, El::El1, hardware)
+            .map_err(|kind| fault(kind, level))?;
         let offset = ipa.get() & (config.geometry.size(level) - 1);
-        let pa = Pa::new(format.output(pte, level).get() + offset);
-        Ok(Translation {
-            pa,
-            level,
-            prot: attrs.prot,
-            memtype: attrs.memtype,
-            attrs,
-        })
+        Ok(format.translation(pte, level, offset))
     }
 
     /// Calls `leaf` for every leaf that `start..end` touches, in ascending order; the bounds are checked already.

@@ -19,7 +19,8 @@ pub enum BlockRule {
 pub struct GeometryOptions {
     /// Page and table size.
     pub granule: Granule,
-    /// Size of the IPA space in bits, 32..=52; above 48 needs `lpa2` or the 64K granule.
+    /// Size of the IPA space in bits, 32..=52 (from 16 on for [`Geometry::of_walk`](crate::arch::Geometry::of_walk));
+    /// above 48 needs `lpa2` or the 64K granule.
     pub ipa_bits: u8,
     /// Size of output addresses in bits, one of 32, 36, 40, 42, 44, 48, 52 (the values VTCR_EL2.PS can say).
     pub pa_bits: u8,
@@ -48,7 +49,7 @@ impl Default for GeometryOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GeometryError {
-    /// The IPA size is outside 32..=52.
+    /// The IPA size is outside the range.
     #[error("IPA size of {bits} bits is outside {min}..={max}")]
     IpaBits {
         /// Asked for.

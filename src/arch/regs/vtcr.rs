@@ -79,6 +79,7 @@ impl Vtcr {
         let start = geometry.start_level().get();
         let (sl0, sl2) = match (geometry.granule(), start) {
             (Granule::K4, -1) => (0, 1),
+            (Granule::K4, 3) => (3, 0), // FEAT_TTST
             (Granule::K4, _) => (2 - start, 0),
             (Granule::K16 | Granule::K64, _) => (3 - start, 0),
         };
@@ -206,8 +207,7 @@ impl Vtcr {
     /// Checks every rule that a walk depends on; [`Vtcr::validate`] checks the rest.
     ///
     /// # Errors
-    /// [`VtcrError`] names the rule that failed. Shapes outside this crate's range (less than 32 IPA bits, start at
-    /// level 3) are refused too.
+    /// [`VtcrError`] names the rule that failed. Rules of FEAT_TTST count as those of a CPU that has it.
     pub fn geometry(self) -> Result<Geometry, VtcrError> {
         self.geometry_with(BlockRule::Architecture)
     }
@@ -241,7 +241,7 @@ impl Vtcr {
             return Err(VtcrError::IpaSize { t0sz, bits: ipa_bits });
         }
         let start_level = Some(self.start_level()?);
-        Geometry::new(GeometryOptions {
+        Geometry::of_walk(GeometryOptions {
             granule,
             ipa_bits,
             pa_bits,

@@ -181,6 +181,40 @@ fn every_shape_field_value_is_refused_or_understood() {
     assert!(understood > 900, "only {understood} shapes understood");
 }
 
+/// Tables that are only walked: below 32 bits, and a root of pages.
+#[test]
+fn small_tables_are_understood() {
+    for (raw, granule, start, ipa_bits, frames) in [
+        (0x802d_3561, Granule::K4, Level::L1, 31, 1),
+        (0x802d_35e7, Granule::K4, Level::L3, 25, 16),
+        (0x802d_35f0, Granule::K4, Level::L3, 16, 1),
+        (0x802d_b523, Granule::K16, Level::L3, 29, 16),
+        (0x802d_7520, Granule::K64, Level::L3, 32, 8),
+    ] {
+        let vtcr = Vtcr::new(raw);
+        let shape = vtcr.geometry().unwrap();
+        assert_eq!(
+            (
+                shape.granule(),
+                shape.start_level(),
+                shape.ipa_bits(),
+                shape.root_frames()
+            ),
+            (granule, start, ipa_bits, frames)
+        );
+        assert_eq!(Vtcr::build(&shape, VtcrOptions::default()), vtcr);
+        assert!(
+            Geometry::new(GeometryOptions {
+                granule,
+                ipa_bits,
+                start_level: Some(start),
+                ..Default::default()
+            })
+            .is_err()
+        );
+    }
+}
+
 #[test]
 fn names_the_rule_that_failed() {
     let cases = [
@@ -221,12 +255,12 @@ fn names_the_rule_that_failed() {
              resolves 1 bit to a table plus 4 bits of concatenation",
         ),
         (
-            0x802d_3561,
-            "T0SZ = 33, SL0 = 1: IPA size of 31 bits is outside 32..=52",
+            0x802d_35f1,
+            "T0SZ = 49, SL0 = 3: IPA size of 15 bits is outside 16..=52",
         ),
         (
-            0x802d_7520,
-            "T0SZ = 32, SL0 = 0: start level 3 does not exist with the 64KiB granule",
+            0x802d_7530,
+            "T0SZ = 48, SL0 = 0: IPA size of 16 bits is outside 17..=52",
         ),
         (0x804d_3558, "HD = 1 needs HA = 1"),
         (0x2d_3558, "bit 31 (RES1) is 0"),
