@@ -1,0 +1,51 @@
+"""Faults of the oracles that are known, each with its reason; every use is counted and printed.
+
+An excuse changes the oracle's answer to ours, where the fault explains the difference, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2pt.types import FaultCode
+
+__all__ = ["Applied", "Known", "excused", "reserved_block"]
+
+
+class Known(StrEnum):
+    """What is known to be wrong, in words."""
+
+    UNICORN_STRAY_BITS = "unicorn: output address bits below a block's size are ORed into the address"
+    UNICORN_RESERVED_BLOCK = "unicorn: a block at a level that has none (4K level 0, 16K and 64K level 1) is taken"
+    UNICORN_ABSENT_TABLE = (
+        "unicorn: a table in no memory reads as zero, a translation fault instead of an external abort"
+    )
+
+
+Applied = Counter[Known]
+
+
+def excused(
+    which: Known, mask: NDArray[np.bool_], ours: NDArray[np.void], theirs: NDArray[np.void], applied: Applied
+) -> None:
+    """Take our answer where `mask` says so, and count those."""
+    for name in ("fault", "level", "pa", "mair"):
+        theirs[name][mask] = ours[name][mask]
+    if mask.any():
+        applied[which] += int(mask.sum())
+
+
+def reserved_block(ours: NDArray[np.void], theirs: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Where we answer a translation fault because a block stands where none may be, and the oracle takes the block.
+
+    The entry looks like a block above level 3; the oracle answers with a hit, or refuses for the sake of its attributes
+    or address, at the same level.
+    """
+    block = (ours["fault"] == FaultCode.TRANSLATION) & ((ours["raw"] & np.uint64(3)) == 1) & (ours["level"] < 3)
+    refused = (theirs["fault"] != FaultCode.TRANSLATION) & (~theirs["known"] | (theirs["level"] == ours["level"]))
+    mask: NDArray[np.bool_] = block & ((theirs["fault"] == 0) | refused)
+    return mask
