@@ -21,14 +21,14 @@ pub(super) enum Step {
     Together(Window),
 }
 
-/// Which thread does a vCPU's next row. With fewer threads than vCPUs a thread does several vCPUs' rows; with more, the
-/// rows of one vCPU are dealt out in turn.
+/// Which thread does a row. With fewer threads than vCPUs a thread does several vCPUs' rows; with more, the rows of one
+/// vCPU are dealt out by the block that they lie in: what one vCPU did to a block, it did in an order that counts.
 struct Deal {
     threads: usize,
     /// Recorded vCPUs, ascending.
     vcpus: Vec<u32>,
-    /// How many rows each vCPU has had.
-    dealt: Vec<usize>,
+    /// The largest block that any row maps, in bytes.
+    block: u64,
 }
 
 impl Deal {
@@ -37,22 +37,18 @@ impl Deal {
         vcpus.sort_unstable();
         vcpus.dedup();
         let threads = threads.unwrap_or(vcpus.len()).max(1);
-        Self {
-            threads,
-            dealt: vec![0; vcpus.len()],
-            vcpus,
-        }
+        let block = events.iter().map(|e| e.map_size).fold(LARGEST_PAGE, u64::max);
+        Self { threads, vcpus, block }
     }
 
-    fn thread(&mut self, vcpu: u32) -> usize {
+    fn thread(&self, vcpu: u32, event: &Event) -> usize {
         let Ok(index) = self.vcpus.binary_search(&vcpu) else {
             return 0;
         };
         let first = index % self.threads;
         // Threads `first`, `first + vcpus`, ... are this vCPU's.
         let own = (self.threads - first).div_ceil(self.vcpus.len());
-        let turn = self.dealt[index] % own;
-        self.dealt[index] += 1;
+        let turn = (event.ipa.get() / self.block) as usize % own;
         first + turn * self.vcpus.len()
     }
 }
@@ -136,7 +132,7 @@ fn mark(window: &Window, events: &[Event], peers: &mut [Peers]) {
 
 /// Who does what in a replay with threads.
 pub(super) fn write(replay: &Replay, events: &[Event]) -> Script {
-    let mut deal = Deal::new(events, replay.threads);
+    let deal = Deal::new(events, replay.threads);
     let threads = deal.threads;
     // In a free run the host is one more thread.
     let crew = threads + usize::from(replay.order == Order::Free);
@@ -148,7 +144,7 @@ pub(super) fn write(replay: &Replay, events: &[Event]) -> Script {
             (EventKind::Fault, _) => {}
             (EventKind::Handled, Some(vcpu)) => {
                 begun = true;
-                window[deal.thread(vcpu)].push(row);
+                window[deal.thread(vcpu, event)].push(row);
             }
             // The slots that exist before the guest runs are made before it runs, in a free run too.
             _ if replay.order == Order::Free && begun => window[threads].push(row),
@@ -281,8 +277,14 @@ mod tests {
 
     #[test]
     fn rows_are_dealt_to_any_number_of_threads() {
-        assert_eq!(shape(Order::Threads, Some(1), &events()).1[1], "[[2, 3, 4]]");
-        assert_eq!(shape(Order::Threads, Some(4), &events()).1[1], "[[2], [3], [4], []]");
-        assert_eq!(shape(Order::Threads, Some(3), &events()).1[1], "[[2], [3], [4]]");
+        let mut rows = events();
+        let mut dealt = |ipa: u64, threads| {
+            rows[4].ipa = crate::arch::Ipa::new(ipa);
+            shape(Order::Threads, Some(threads), &rows).1[1].clone()
+        };
+        assert_eq!(dealt(0x1_0000, 1), "[[2, 3, 4]]");
+        assert_eq!(dealt(0x1_0000, 4), "[[2], [3], [4], []]");
+        assert_eq!(dealt(0x1_0000, 3), "[[2], [3], [4]]");
+        assert_eq!(dealt(0xf000, 4), "[[2, 4], [3], [], []]"); // the same block: in order
     }
 }
