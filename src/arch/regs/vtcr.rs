@@ -177,6 +177,14 @@ impl Vtcr {
         }
     }
 
+    /// The register as a walk takes it: DS is no field with 64K, SL2 none but with 4K and DS; hardware ignores them there.
+    const fn in_effect(self) -> Self {
+        let fields = self.decode();
+        let ds = fields.ds && fields.tg0 != 1;
+        let sl2 = fields.sl2 && ds && fields.tg0 == 0;
+        Self(self.0 & !(1 << DS | 1 << SL2) | (ds as u64) << DS | (sl2 as u64) << SL2)
+    }
+
     /// Size of the IPA space in bits, 64 - T0SZ; 1..=64.
     pub const fn ipa_bits(self) -> u8 {
         64 - self.decode().t0sz
@@ -204,7 +212,8 @@ impl Vtcr {
 
     /// The shape of the table, with the architecture's block levels.
     ///
-    /// Checks every rule that a walk depends on; [`Vtcr::validate`] checks the rest.
+    /// Checks every rule that a walk depends on; [`Vtcr::validate`] checks the rest, as hardware does not: bits that
+    /// are reserved beside others, such as SL2 without DS, have no effect here.
     ///
     /// # Errors
     /// [`VtcrError`] names the rule that failed. Rules of FEAT_TTST count as those of a CPU that has it.
@@ -225,22 +234,19 @@ impl Vtcr {
             s2poe,
             d128,
             ..
-        } = self.decode();
+        } = self.in_effect().decode();
         let granule = self.granule()?;
         for (set, name) in [(d128, "D128"), (s2pie, "S2PIE"), (s2poe, "S2POE")] {
             if set {
                 return Err(VtcrError::Unsupported { name });
             }
         }
-        if ds && granule == Granule::K64 {
-            return Err(VtcrError::DsGranule);
-        }
         let pa_bits = self.pa_bits()?;
         let ipa_bits = self.ipa_bits();
         if ipa_bits > 52 {
             return Err(VtcrError::IpaSize { t0sz, bits: ipa_bits });
         }
-        let start_level = Some(self.start_level()?);
+        let start_level = Some(self.in_effect().start_level()?);
         Geometry::of_walk(GeometryOptions {
             granule,
             ipa_bits,
@@ -252,13 +258,18 @@ impl Vtcr {
         .map_err(|rule| VtcrError::Shape { t0sz, sl0, rule })
     }
 
-    /// Checks every rule: those of [`Vtcr::geometry`], HD with HA, RES1, reserved bits.
+    /// Checks every rule: those of [`Vtcr::geometry`], fields that are reserved beside others, HD with HA, RES1, reserved
+    /// bits.
     ///
     /// # Errors
     /// [`VtcrError`] names the first rule that failed.
     pub fn validate(self) -> Result<(), VtcrError> {
-        self.geometry()?;
         let fields = self.decode();
+        if fields.ds && self.granule()? == Granule::K64 {
+            return Err(VtcrError::DsGranule);
+        }
+        self.start_level()?;
+        self.geometry()?;
         if fields.hd && !fields.ha {
             return Err(VtcrError::DirtyWithoutAccess);
         }
