@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from s2pt import Prot, Stage2
+from s2pt.testing.mmu import qemu
+from s2pt.testing.mmu.__main__ import main
 from s2pt.testing.mmu.campaign import run_unicorn
 from s2pt.testing.mmu.judge import Report, judge
 from s2pt.testing.mmu.known import Applied, Known
@@ -73,7 +75,7 @@ def test_one_flipped_bit_of_the_table_is_noticed(oracle: UnicornOracle) -> None:
 
 
 def test_a_mismatch_is_explained(oracle: UnicornOracle) -> None:
-    table, _ = tree(SHAPE, PLACES, seed=3, probes=300)
+    table = tree(SHAPE, PLACES, seed=3, probes=300)
     honest = oracle.ask(table)
 
     class Liar:
@@ -84,6 +86,9 @@ def test_a_mismatch_is_explained(oracle: UnicornOracle) -> None:
             hits = answers["pa_known"]
             answers["pa"][hits] ^= np.uint64(0x1000)
             return answers
+
+        def check(self, *_: object) -> list[str]:
+            return []
 
         def excuse(self, *_: object) -> None:
             pass
@@ -99,7 +104,7 @@ def test_a_mismatch_is_explained(oracle: UnicornOracle) -> None:
 
 
 def test_known_faults_are_excused_only_where_they_apply(oracle: UnicornOracle) -> None:
-    table, _ = tree(replace(SHAPE, ipa_bits=40, start=0), PLACES, seed=1, probes=1000)
+    table = tree(replace(SHAPE, ipa_bits=40, start=0), PLACES, seed=1, probes=1000)
     ours = answers_of(table.image(), table.probes)
     theirs = oracle.ask(table)
     theirs["pa"][theirs["pa_known"]] ^= np.uint64(1 << 40)
@@ -122,14 +127,9 @@ def test_an_image_answers_accesses_as_hardware_does() -> None:
         assert rows["level"].tolist() == [3, 3, 3]
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "s2pt.testing.mmu", *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
-
-
 def test_the_command_reports() -> None:
-    done = command("--oracle", "unicorn", "--seed", "7", "--probes", "3000", "--json")
+    command = [sys.executable, "-m", "s2pt.testing.mmu", "--seed", "7", "--probes", "3000", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["probes"] == 3000
@@ -140,8 +140,33 @@ def test_the_command_reports() -> None:
     "arguments",
     [("--oracle", "bochs"), ("--probes", "0"), ("--probes", "many"), ("--seed", "x"), ("--probes", "-5"), ("extra",)],
 )
-def test_wrong_arguments_are_one_line_and_code_2(arguments: tuple[str, ...]) -> None:
-    done = command(*arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert done.stdout == ""
+def test_wrong_arguments_are_one_line_and_code_2(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(list(arguments))
+    assert refused.value.code == 2
+    said = capsys.readouterr()
+    assert len(said.err.strip().splitlines()) == 1, said.err
+    assert said.out == ""
+
+
+def test_an_oracle_that_is_not_there_is_one_line_and_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(qemu, "BINARY", "qemu-system-aarch64-that-nobody-has")
+    assert main(["--oracle", "qemu"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_mismatch_is_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = UnicornOracle.ask
+
+    def refuse_all(oracle: UnicornOracle, table: Table) -> np.ndarray:
+        answers = ask(oracle, table)
+        answers["fault"][answers["fault"] == 0] = 3
+        return answers
+
+    monkeypatch.setattr(UnicornOracle, "ask", refuse_all)
+    assert main(["--probes", "300", "--until-mismatch"]) == 1
+    assert "the oracle's" in capsys.readouterr().out

@@ -50,6 +50,8 @@ class Report:
         Our answers by kind, to see what the probes reach.
     applied : Counter of Known
         How often each known fault of the oracle was excused.
+    sweep : dict
+        How many VTCR_EL2 values were tried, accepted by us, and judged differently; empty without a sweep.
     seconds : float
         Time for all.
     """
@@ -60,6 +62,7 @@ class Report:
     mismatches: list[Mismatch] = field(default_factory=list)
     applied: Applied = field(default_factory=Applied)
     outcomes: Counter[str] = field(default_factory=Counter)
+    sweep: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
@@ -85,6 +88,7 @@ class Report:
             "mismatched": self.mismatched,
             "mismatches": [str(mismatch) for mismatch in self.mismatches],
             "outcomes": dict(self.outcomes),
+            "sweep": self.sweep,
             "known_faults": {str(known): count for known, count in self.applied.items()},
             "seconds": round(self.seconds, 3),
         }
@@ -96,6 +100,9 @@ class Report:
             f"{self.seconds:.1f} s",
             "answers: " + ", ".join(f"{count:,} {name}" for name, count in self.outcomes.most_common()),
         ]
+        if self.sweep:
+            counts = [f"{count:,} {what}" for what, count in self.sweep.items()]
+            lines.append("VTCR_EL2: " + ", ".join(counts))
         lines += [f"known fault, {count:,} times: {known}" for known, count in sorted(self.applied.items())]
         return "\n".join(lines)
 
@@ -172,3 +179,5 @@ def judge(oracle: Oracle, table: Table, report: Report) -> None:
     wrong = np.flatnonzero(differing(table, ours, theirs))
     explained = [explain(table, image, int(index), ours, theirs) for index in wrong[:_SHOWN]]
     report.add(table, ours, len(wrong), explained)
+    others = oracle.check(table, ours)
+    report.refuse(len(others), [Mismatch(table.name, text) for text in others[:_SHOWN]])

@@ -24,6 +24,15 @@ class Known(StrEnum):
     UNICORN_ABSENT_TABLE = (
         "unicorn: a table in no memory reads as zero, a translation fault instead of an external abort"
     )
+    QEMU_HIGH_BITS = (
+        "QEMU: address bits 51:50 of an LPA2 descriptor are ignored, not checked, where VTCR_EL2.PS is below 52 bits"
+    )
+    QEMU7_RESERVED_BLOCK = "QEMU 7: a block at a level that has none (4K level 0, 16K level 1 without DS) is taken"
+    RESERVED_FIELD = "architecture: a reserved TG0 or PS behaves as the implementation chooses"
+    QEMU7_PS = "QEMU 7: start level and IPA size are limited by VTCR_EL2.PS instead of the CPU's physical address size"
+    QEMU7_BLOCK_BELOW_0 = "QEMU 7: the process aborts at a block at level -1, so none is drawn"
+    QEMU7_16K_LEVEL_0 = "QEMU 7: a 16K LPA2 table that begins at level 0 is refused"
+    QEMU7_LEVEL_MINUS_1 = "QEMU 7: a table that begins at level -1 is refused unless T0SZ is 12"
 
 
 Applied = Counter[Known]

@@ -17,7 +17,7 @@ import s2pt
 from s2pt import Prot, Stage2
 from s2pt.testing.mmu.shapes import Shape
 from s2pt.testing.mmu.table import PROBE, Table, Words
-from s2pt.testing.mmu.trees import Places, align_fetches
+from s2pt.testing.mmu.trees import Places, tidy
 
 __all__ = ["Own", "buildable", "own"]
 
@@ -33,7 +33,6 @@ class Own:
 
     s2: Stage2
     table: Table
-    guest_page: int
 
 
 def buildable(shape: Shape) -> bool:
@@ -74,7 +73,7 @@ def own(shape: Shape, places: Places, seed: int, probes: int, *, arena: int | No
     if places.guest_page is not None:
         page = 1 << shape.page_bits
         guest = rng.randrange(1 << shape.ipa_bits) // page * page
-        s2.map(guest, page, places.guest_page, Prot.RWX)
+        s2.map(guest, page, places.guest_page, Prot.RX)
         ranges.append((guest, page))
     s2.drain()
     regions, root = _frames(s2, shape, arena)
@@ -85,14 +84,15 @@ def own(shape: Shape, places: Places, seed: int, probes: int, *, arena: int | No
         regions=regions,
         fwb=shape.fwb,
         xnx=shape.xnx,
+        guest_page=guest,
     )
     table.probes = np.zeros(probes, PROBE)
     table.probes["ipa"] = [_address(rng, shape, places, ranges) for _ in range(probes)]
     draw = np.random.default_rng(rng.getrandbits(64))
     table.probes["access"] = draw.integers(0, 3, probes)
     table.probes["el"] = draw.integers(0, 2, probes)
-    align_fetches(table.probes)
-    return Own(s2, table, guest)
+    tidy(table, shape)
+    return Own(s2, table)
 
 
 def _anchors(shape: Shape) -> list[int]:

@@ -70,6 +70,8 @@ class Table:
         The frames: physical addresses, and the words from there on.
     fwb, xnx : bool
         HCR_EL2.FWB, and whether the CPU has FEAT_XNX.
+    guest_page : int
+        IPA of the page with the guest's code, for oracles that run one.
     probes : numpy.ndarray of `PROBE`
         What to ask.
     """
@@ -80,6 +82,7 @@ class Table:
     regions: list[tuple[int, Words]]
     fwb: bool = False
     xnx: bool = False
+    guest_page: int = 0
     probes: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, PROBE))
 
     def image(self) -> Image:
@@ -104,6 +107,10 @@ class Oracle(Protocol):
 
     def ask(self, table: Table) -> NDArray[np.void]:
         """Answer the table's probes, an array of `ANSWER`. May write to the table what its hardware updated."""
+        ...
+
+    def check(self, table: Table, ours: NDArray[np.void]) -> list[str]:
+        """Say what else is wrong with what the hardware did for the last `ask`: registers, stores, updated entries."""
         ...
 
     def excuse(self, table: Table, ours: NDArray[np.void], theirs: NDArray[np.void], applied: Applied) -> None:

@@ -14,16 +14,15 @@ import random
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from s2pt.testing.mmu.shapes import Shape
 from s2pt.testing.mmu.table import PROBE, Table, Words
 
-__all__ = ["Places", "Tree", "align_fetches", "tree"]
+__all__ = ["Places", "Tree", "tidy", "tree"]
 
 _TABLE_OR_PAGE = 0b11
 _AF = 1 << 10
-_S2AP = 3 << 6
+_READ = 1 << 6
 _NORMAL = 0xF << 2
 _FAR = 1 << 33
 """Set in an address field, of any format: the address is 8 GiB or more, where no oracle has anything."""
@@ -47,9 +46,11 @@ class Places:
         Whether addresses beyond the output size are drawn.
     absent : bool
         Whether tables in no memory are drawn.
+    blocks_below_0 : bool
+        Whether (reserved) blocks at level -1 are drawn.
     recursive : bool
-        Whether a table may point back to one of a shallower level. Its entries then map table frames as pages, where a
-        real store would change them.
+        Whether a frame may be a table at several levels, back to where the walk came from included. Entries for tables
+        then map table frames as pages, where a real store would change them, and pages are read as tables.
     """
 
     arena: int
@@ -60,6 +61,7 @@ class Places:
     oversize: bool = True
     absent: bool = True
     recursive: bool = False
+    blocks_below_0: bool = True
 
 
 @dataclass
@@ -109,6 +111,15 @@ class Tree:
         bits |= rng.getrandbits(12) & 0xFFC if not self.shape.lpa2 else rng.getrandbits(12) & 0xCFC
         return bits | _AF if rng.random() < 0.8 else bits & ~_AF
 
+    @property
+    def reach(self) -> int:
+        """Bits of the addresses that a descriptor can hold, at least; 64K has 52 only where the size is 52."""
+        return 52 if self.shape.lpa2 else 48
+
+    def beyond(self) -> int:
+        """Draw an address beyond the output size that a descriptor can hold."""
+        return self.rng.getrandbits(self.reach) | 1 << self.rng.randrange(self.shape.pa_bits, self.reach)
+
     def output(self, level: int) -> int:
         """Draw an output address, as descriptor bits."""
         rng, shape = self.rng, self.shape
@@ -121,11 +132,10 @@ class Tree:
         if inside and (draw < 0.5 or shape.pa_bits == 32):
             first = self.places.data
             return shape.address_bits(rng.randrange(first, first + self.places.data_size, size) | stray)
-        limit = 1 << shape.pa_bits
-        if self.places.oversize and draw < 0.6 and (shape.pa_bits < 48 or (shape.lpa2 and shape.pa_bits < 52)):
-            pa = rng.getrandbits(52 if shape.lpa2 else 48) | 1 << rng.randrange(shape.pa_bits, 48)
+        if self.places.oversize and draw < 0.6 and shape.pa_bits < self.reach:
+            pa = self.beyond()
         else:
-            pa = rng.randrange(limit)
+            pa = rng.randrange(1 << shape.pa_bits)
         return shape.address_bits(pa // size * size | stray) | self.far()
 
     def far(self) -> int:
@@ -143,15 +153,14 @@ class Tree:
 
     def shared(self, level: int) -> int:
         """Return an entry that points to some frame there is, to be a table at `level`; empty if there is none."""
-        fit = [n for n, made_for in enumerate(self.levels) if self.places.recursive or made_for >= level]
+        fit = [n for n, made_for in enumerate(self.levels) if self.places.recursive or made_for == level]
         return self.table(self.rng.choice(fit)) if fit else 0
 
     def elsewhere(self) -> int:
         """Draw a table entry that points to no memory, or beyond the address size."""
         shape = self.shape
-        top = 52 if shape.lpa2 else 48
-        if self.places.oversize and shape.pa_bits < top and self.rng.random() < 0.5:
-            pa = self.rng.getrandbits(top) | 1 << self.rng.randrange(shape.pa_bits, 48)
+        if self.places.oversize and shape.pa_bits < self.reach and self.rng.random() < 0.5:
+            pa = self.beyond()
         else:
             pa = self.rng.randrange(1 << shape.pa_bits)
         if shape.pa_bits == 32 and pa < 1 << 32:
@@ -204,7 +213,10 @@ class Tree:
         for index in sorted(chosen):
             deeper: list[tuple[int, int]] = []
             if self.read(frame, index) == 0:
-                self.write(frame, index, self.entry(level, deeper))
+                value = self.entry(level, deeper)
+                if level == -1 and not self.places.blocks_below_0 and value & 3 == 1:
+                    value &= ~1
+                self.write(frame, index, value)
             ipa = base + index * size
             self.spans.append((ipa, size))
             for below, next_level in deeper:
@@ -213,7 +225,7 @@ class Tree:
     # --- the guest's page ---
 
     def map_guest_page(self, page: int) -> int:
-        """Map the guest's page at a random IPA, through tables of its own; return the IPA."""
+        """Map the guest's page at a random IPA, executable and read-only, through tables of its own; return the IPA."""
         shape, rng = self.shape, self.rng
         ipa = rng.randrange(1 << shape.ipa_bits) >> shape.page_bits << shape.page_bits
         frame, level = 0, shape.start
@@ -224,7 +236,7 @@ class Tree:
             self.write(frame, index, shape.address_bits(self.address(below)) | _TABLE_OR_PAGE)
             frame, level = below, level + 1
         index = ipa >> shape.page_bits & ((1 << (shape.root_bits if shape.start == 3 else shape.stride)) - 1)
-        self.write(frame, index, shape.address_bits(page) | _TABLE_OR_PAGE | _NORMAL | _S2AP | _AF)
+        self.write(frame, index, shape.address_bits(page) | _TABLE_OR_PAGE | _NORMAL | _READ | _AF)
         return ipa
 
     # --- what to ask ---
@@ -256,8 +268,11 @@ class Tree:
         return drawn
 
 
-def align_fetches(probes: NDArray[np.void]) -> None:
-    """Let instructions begin where they can."""
+def tidy(table: Table, shape: Shape) -> None:
+    """Let instructions begin where they can, and read the guest's own code instead of executing it anywhere."""
+    probes = table.probes
+    code = probes["ipa"] >> np.uint64(shape.page_bits) == table.guest_page >> shape.page_bits
+    probes["access"][code & (probes["access"] == 2)] = 0
     fetch = probes["access"] == 2
     probes["ipa"][fetch] &= ~np.uint64(3)
 
@@ -267,15 +282,13 @@ def memory_of(frames: list[list[int]]) -> Words:
     return np.array(frames, np.uint64).reshape(-1)
 
 
-def tree(shape: Shape, places: Places, seed: int, probes: int) -> tuple[Table, int]:
+def tree(shape: Shape, places: Places, seed: int, probes: int) -> Table:
     """Build a random tree and its probes.
 
     Returns
     -------
     Table
         With probes of every access at EL1 and EL0.
-    int
-        The IPA of the guest's page; 0 without one.
     """
     rng = random.Random(f"{shape} {seed}")
     made = Tree(shape, places, rng)
@@ -290,11 +303,12 @@ def tree(shape: Shape, places: Places, seed: int, probes: int) -> tuple[Table, i
         regions=[(places.arena, memory_of(made.frames))],
         fwb=shape.fwb,
         xnx=shape.xnx,
+        guest_page=guest,
     )
     table.probes = np.zeros(probes, PROBE)
     table.probes["ipa"] = made.probe_addresses(probes)
     draw = np.random.default_rng(rng.getrandbits(64))
     table.probes["access"] = draw.integers(0, 3, probes)
     table.probes["el"] = draw.integers(0, 2, probes)
-    align_fetches(table.probes)
-    return table, guest
+    tidy(table, shape)
+    return table

@@ -135,6 +135,10 @@ class UnicornOracle:
             cpu.hook_del(hook)
         return _PREFETCH_ABORT in raised
 
+    def check(self, table: Table, ours: NDArray[np.void]) -> list[str]:
+        """Return nothing: AT changes nothing and sets no syndrome registers."""
+        return []
+
     def excuse(self, table: Table, ours: NDArray[np.void], theirs: NDArray[np.void], applied: Applied) -> None:
         """Take our answer where a known fault explains theirs."""
         excused(Known.UNICORN_RESERVED_BLOCK, reserved_block(ours, theirs), ours, theirs, applied)
