@@ -2,81 +2,14 @@
 
 #![cfg(not(any(loom, shuttle)))]
 
-use std::collections::BTreeMap;
+mod handmade;
 
+use handmade::Table;
 use s2pt::arch::{
-    Attrs, Dialect, EntryKind, Format, FormatOptions, Geometry, GeometryOptions, Granule, Ipa, Level, Pa, Prot, Pte,
-    Vtcr, VtcrOptions, Vttbr,
+    AccessKind, Dialect, El, EntryKind, Format, GeometryOptions, Granule, Ipa, Level, Pa, Prot, Pte, Vtcr, VtcrOptions,
+    Vttbr,
 };
-use s2pt::image::{Differs, Dump, Image, ImageError, ImageOptions};
-
-/// A table made by hand: word by word.
-#[derive(Clone)]
-struct Table {
-    geometry: Geometry,
-    format: Format,
-    root: u64,
-    words: BTreeMap<u64, u64>,
-}
-
-impl Table {
-    fn new(options: GeometryOptions, root: u64) -> Self {
-        let geometry = Geometry::new(options).unwrap();
-        let format = Format::new(&geometry, FormatOptions::default());
-        Self {
-            geometry,
-            format,
-            root,
-            words: BTreeMap::new(),
-        }
-    }
-
-    /// 4K granule, 40-bit IPA: two root pages at 0x10000, level 2 at 0x20000, level 3 at 0x30000 for IPA 0x40000000 on.
-    fn small() -> Self {
-        let mut table = Self::new(GeometryOptions::default(), 0x10000);
-        table.table(0x10008, 0x20000).table(0x20000, 0x30000);
-        table
-            .leaf(0x30000, Level::L3, 0x5000, Prot::RW)
-            .leaf(0x30008, Level::L3, 0x6000, Prot::RW);
-        table.leaf(0x20010, Level::L2, 0x4000_0000, Prot::RX);
-        table
-    }
-
-    fn put(&mut self, at: u64, raw: u64) -> &mut Self {
-        self.words.insert(at, raw);
-        self
-    }
-
-    fn table(&mut self, at: u64, next: u64) -> &mut Self {
-        self.put(at, self.format.table(Pa::new(next)).raw())
-    }
-
-    fn leaf(&mut self, at: u64, level: Level, pa: u64, prot: Prot) -> &mut Self {
-        self.put(
-            at,
-            self.format.leaf(level, Pa::new(pa), &Attrs::new(prot)).unwrap().raw(),
-        )
-    }
-
-    /// Every page that has a word is there, the others are not.
-    fn image(&self) -> Image<impl Fn(Pa) -> Option<u64> + '_> {
-        let page = self.geometry.granule().size();
-        let read = move |pa: Pa| {
-            let first = pa.align_down(page).get();
-            let present = first == self.root & !(page - 1)
-                || (self.root..self.root + self.geometry.root_size()).contains(&first)
-                || self.words.range(first..first + page).next().is_some();
-            present.then(|| self.words.get(&pa.get()).copied().unwrap_or(0))
-        };
-        let vtcr = Vtcr::build(&self.geometry, VtcrOptions::default());
-        let vttbr = Vttbr::build(7, Pa::new(self.root), false, &self.geometry).unwrap();
-        Image::new(read, vtcr, vttbr, ImageOptions::default()).unwrap()
-    }
-
-    fn dump(&self) -> Vec<u8> {
-        self.image().to_dump().unwrap()
-    }
-}
+use s2pt::image::{Differs, Dump, Image, ImageError, ImageOptions, Ptdump, PtdumpStyle};
 
 fn refused(bytes: &[u8]) -> String {
     Dump::parse(bytes).expect_err("a broken dump").to_string()
@@ -176,7 +109,7 @@ fn a_missing_table_is_named_and_the_walk_goes_on() {
     assert_eq!(shown, ["0x40000000", "0x40001000", missing, "0x40400000"]);
     assert_eq!(image.stats().unwrap_err().to_string(), missing);
     assert_eq!(image.to_dump().unwrap_err().to_string(), missing);
-    assert_eq!(image.ptdump().unwrap_err().to_string(), missing);
+    assert_eq!(image.ptdump(PtdumpStyle::Exact).unwrap_err().to_string(), missing);
     assert_eq!(image.path(Ipa::new(0x4020_1000)).unwrap_err().to_string(), missing);
     // An error ends a run, and does not overtake it.
     let runs: Vec<bool> = image.runs().map(|run| run.is_ok()).collect();
@@ -472,7 +405,14 @@ fn garbage_is_an_error_or_an_answer() {
             .inspect(|entry| broken += usize::from(entry.is_err()))
             .count();
         assert!(count <= 2 * 512 * 4 + 1);
-        let _ = (image.stats(), image.ptdump(), image.path(Ipa::new(next(1 << 40))));
+        let _ = (image.stats(), image.path(Ipa::new(next(1 << 40))));
+        let walk = image.explain(Ipa::new(next(1 << 40)), AccessKind::Read, El::El1);
+        assert!(walk.steps.len() <= 5 && walk.to_string().lines().count() == walk.steps.len() + 1);
+        if walked % 8 == 0 {
+            let styles = [PtdumpStyle::Exact, PtdumpStyle::Kvm6, PtdumpStyle::Kvm7];
+            let text = image.ptdump(styles[next(3) as usize]);
+            let _ = text.map(Ptdump::parse);
+        }
         if let Ok(again) = image.to_dump() {
             let again = Dump::parse(again).unwrap().into_image(ImageOptions::default()).unwrap();
             assert_eq!(image.compare(&again).count(), 0);

@@ -6,8 +6,8 @@ mod snapshots;
 
 use std::collections::BTreeMap;
 
-use s2pt::arch::{Dialect, EntryKind, Ipa, Level, MemType, Pa, Vtcr};
-use s2pt::image::{Differs, Dump, Image, ImageError, ImageOptions, LeafRun};
+use s2pt::arch::{AccessKind, Dialect, El, EntryKind, FaultKind, Ipa, Level, MemType, Pa, Prot, Vtcr};
+use s2pt::image::{Differs, Dump, Image, ImageError, ImageOptions, LeafRun, Ptdump, PtdumpRun, PtdumpStyle, diff};
 use serde_json::Value;
 use snapshots::{Snapshot, hex, load, unxz};
 
@@ -224,27 +224,88 @@ fn leaves_point_where_the_host_page_tables_say() {
 
 #[test]
 fn the_text_is_the_kernels_own() {
-    let mut tables = 0;
+    let (mut tables, mut again) = (0, 0);
     for (snapshot, image) in all() {
         if snapshot.list("kernel_ptdump").is_empty() {
             continue;
         }
-        let kernel: Vec<&str> = snapshot
-            .list("kernel_ptdump")
-            .iter()
-            .map(|line| line.as_str().unwrap())
-            .collect();
-        // In long texts the kernel's first line is a run that begins at the end of the walk before and ends at 0. It
-        // stands in place of the heading.
-        let again = kernel[0].contains("-0x0000000000000000 ");
-        let ours = image.ptdump().unwrap();
-        let (heading, ours) = ours.split_once('\n').unwrap();
-        assert!(again || kernel[0] == heading, "{}: {}", snapshot.name, kernel[0]);
-        let ours: Vec<&str> = ours.lines().collect();
-        assert_eq!(ours, kernel[1..], "{}", snapshot.name);
+        let lines = snapshot.list("kernel_ptdump").iter();
+        let kernel: String = lines.map(|line| line.as_str().unwrap().to_owned() + "\n").collect();
+        assert_eq!(image.ptdump(PtdumpStyle::Kvm6).unwrap(), kernel, "{}", snapshot.name);
+
+        // Read back, it is the runs that were written; the last one is there only in long texts, up to where it may end.
+        let read = Ptdump::parse(&kernel).unwrap_or_else(|error| panic!("{}: {error}", snapshot.name));
+        let written = image.ptdump_runs(PtdumpStyle::Kvm6).unwrap();
+        let (last, printed) = written.split_last().unwrap();
+        assert_eq!(&read.runs()[..printed.len()], printed, "{}", snapshot.name);
+        if let [more] = read.runs()[printed.len()..] {
+            assert_eq!(
+                (more.ipa, more.level, more.columns),
+                (last.ipa, last.level, last.columns)
+            );
+            assert_eq!(more.end, last.end, "these tables are mapped up to the top");
+            again += 1;
+        }
+        assert_eq!(diff(&image, &read).count(), 0, "{}", snapshot.name);
         tables += 1;
     }
-    assert_eq!(tables, 15);
+    assert_eq!((tables, again), (15, 5));
+}
+
+#[test]
+fn every_style_reads_back_to_the_leaves() {
+    let styles = [PtdumpStyle::Exact, PtdumpStyle::Kvm6, PtdumpStyle::Kvm7];
+    for (style, (snapshot, image)) in styles.into_iter().cycle().zip(all()) {
+        let text = image.ptdump(style).unwrap();
+        let read = Ptdump::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", snapshot.name));
+        assert_eq!(diff(&image, &read).count(), 0, "{} {style:?}", snapshot.name);
+        if style != PtdumpStyle::Exact {
+            continue;
+        }
+        assert_eq!(read.runs(), image.ptdump_runs(style).unwrap(), "{}", snapshot.name);
+        assert_eq!(read.end(), image.geometry().ipa_limit());
+        let mapped: u64 = read
+            .runs()
+            .iter()
+            .filter(|run| run.is_mapped())
+            .map(PtdumpRun::size)
+            .sum();
+        assert_eq!(mapped, image.stats().unwrap().mapped_bytes(), "{}", snapshot.name);
+        let invalid = read
+            .runs()
+            .iter()
+            .any(|run| run.columns.is_some_and(|shown| !shown.valid));
+        assert_eq!(
+            invalid,
+            !snapshot.list("invalid_nonzero").is_empty(),
+            "{}",
+            snapshot.name
+        );
+    }
+}
+
+#[test]
+fn every_leaf_is_explained_as_what_it_is() {
+    for (snapshot, image) in all() {
+        for leaf in image.leaves().step_by(29) {
+            let leaf = leaf.unwrap();
+            let ipa = Ipa::new(leaf.end() - 1);
+            let walk = image.explain(ipa, AccessKind::Read, El::El1);
+            assert_eq!(walk.leaf(), Some(leaf), "{}", snapshot.name);
+            // Every guest page is readable, and the hardware sets the access flag.
+            assert_eq!(
+                walk.outcome.map(|hit| hit.pa),
+                Ok(Pa::new(leaf.pa.get() + leaf.size - 1)),
+                "{}",
+                snapshot.name
+            );
+            let entries: Vec<_> = walk.steps.iter().map(|step| step.entry).collect();
+            assert_eq!(entries, image.path(ipa).unwrap());
+            let write = image.explain(ipa, AccessKind::Write, El::El1).outcome;
+            let refused = (!leaf.attrs.prot.contains(Prot::W)).then_some((FaultKind::Permission, leaf.level));
+            assert_eq!(write.err().map(|fault| (fault.kind, fault.level)), refused);
+        }
+    }
 }
 
 #[test]
@@ -295,8 +356,15 @@ fn stages_of_a_run_differ_as_the_kernel_made_them() {
     assert!(found.iter().all(|d| d.what == Differs::PERMISSION && d.size == 2 << 20));
     assert_eq!(found[0].to_string(), "0xffffff600000 +0x200000: permission rw- / r--");
 
+    // As ranges, it is one.
+    let joined = |a: &Loaded, b: &Loaded| -> Vec<_> { diff(a, b).map(Result::unwrap).collect() };
+    let ranges = joined(&populated, &logging);
+    assert_eq!((ranges.len(), ranges[0].size), (1, 8 << 20));
+    assert_eq!(ranges[0].to_string(), "0xffffff600000 +0x800000: permission rw- / r--");
+
     // Dirtying splits them: pages instead of blocks, writable, to the same memory.
     let dirtied = stage("iter1_dirtied");
+    assert_eq!(joined(&logging, &dirtied).len(), 1);
     let found = differences(&logging, &dirtied);
     assert_eq!(found.len(), 2048);
     assert!(

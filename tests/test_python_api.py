@@ -359,28 +359,6 @@ def test_a_stalled_tlbi_leaves_the_interpreter_to_others():
 # ------------------------------------------------------------------------------------------------- explanations
 
 
-def test_a_walk_explained():
-    s2 = Stage2()
-    assert s2.explain(IPA).splitlines()[-1] == "read of 0x80000000: refused, no translation at level 1"
-    s2.map(IPA, PAGE, PA, prot=Prot.RX, memtype="normal", af=False)
-    root, table, page, verdict = s2.explain(IPA + 0x234, "x").splitlines()
-    assert root.startswith(f"level 1 entry at {s2.root + 8 * 2:#x}: ")
-    assert table.startswith(f"level 2 entry at {root.split()[-1]}: ")
-    leaf = s2[IPA].raw
-    assert page.endswith(f": {leaf:#x} page, 4KiB to 0x40000000, r-x, Normal write-back, not accessed")
-    assert verdict == "fetch from 0x80000234: 0x40000234 at level 3"
-    with pytest.raises(s2pt.AddressError, match="IPA 0x10000000000 is outside"):
-        s2.explain(1 << 40)
-
-
-def test_notebook_table():
-    s2 = Stage2()
-    s2.map(0, 2 * MIB, 0)
-    html = s2._repr_html_()
-    assert "<td>2</td><td>2MiB</td><td>1</td><td>1</td><td>2MiB</td>" in html
-    assert "<td>1</td><td>1GiB</td><td>2</td><td>0</td><td>0B</td>" in html
-
-
 def test_explanations_add_up_to_the_value():
     from s2pt.arch import explain_entry, explain_esr, explain_vtcr, explain_vttbr
 

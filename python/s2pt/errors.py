@@ -9,6 +9,8 @@ The module is pure Python: the extension module, the model and the readers of du
 
 from __future__ import annotations
 
+from typing import Literal
+
 __all__ = [
     "AccessFlagFault",
     "AddressError",
@@ -27,6 +29,7 @@ __all__ = [
     "OptionError",
     "OutOfFramesError",
     "PermissionFault",
+    "PtdumpError",
     "S2ptError",
     "SizeError",
     "TraceError",
@@ -148,6 +151,29 @@ class ImageError(S2ptError, ValueError):
     """The bytes are no table image, or a cut-off one."""
 
 
+class PtdumpError(ImageError):
+    """The text is none of KVM's file ``stage2_page_tables``, or is cut off.
+
+    Attributes
+    ----------
+    line : int or None
+        The line that is wrong, counted from 1.
+
+    Examples
+    --------
+    >>> PtdumpError("line 3: the text is cut off", line=3).line
+    3
+    """
+
+    line: int | None
+
+    def __init__(
+        self, message: str = "", ipa: int | None = None, level: int | None = None, line: int | None = None
+    ) -> None:
+        super().__init__(message, ipa, level)
+        self.line = line
+
+
 class TraceError(S2ptError, ValueError):
     """The text is no trace, or a cut-off one."""
 
@@ -163,7 +189,7 @@ class Fault(S2ptError):  # noqa: N818
         The access that faulted: ``"r"``, ``"w"`` or ``"x"``.
     """
 
-    kind: str = ""
+    kind: Literal["translation", "permission", "access-flag", "address-size", "external-abort"] = "translation"
     access: str | None
 
     def __init__(

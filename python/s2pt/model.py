@@ -19,6 +19,7 @@ left disappears. Hence the laws of the real table:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from operator import index
 from types import TracebackType
 from typing import Self, SupportsIndex
@@ -32,12 +33,14 @@ from s2pt.errors import (
     AlignmentError,
     AttributesError,
     ConflictError,
+    Fault,
     GeometryError,
     NotMappedError,
     OutOfFramesError,
     PermissionFault,
     TranslationFault,
 )
+from s2pt.explain import Explanation, Step, WalkFault
 from s2pt.types import (
     Access,
     Blocks,
@@ -445,6 +448,43 @@ class ModelStage2:
             reason = f"the leaf allows {leaf.attrs.prot}, not {access.name.lower()}"
             raise PermissionFault(f"IPA {ipa:#x}: {reason}", ipa, at.level, access)
         return Translation(leaf.at(ipa - at.base).pa, at.level, leaf.attrs.prot, leaf.attrs.memtype)
+
+    def explain(self, ipa: SupportsIndex, access: Access | str = Access.READ) -> Explanation:
+        """Follow an access through the table: the entry at each level, and what the MMU answers.
+
+        The model has no memory, so its steps say neither where an entry is nor, of a table, its value.
+
+        Examples
+        --------
+        >>> s2 = ModelStage2()
+        >>> s2.map(0x8000_0000, "1GiB", pa=0x4000_0000)
+        Mapped(bytes=1GiB, kept=0B)
+        >>> print(s2.explain(0x8000_1234, "x"))
+        fetch from 0x80001234: permission fault at level 1
+          level  index  entry at  value             decoded                                         verdict
+              1      2  -         0x400000400007fd  block of 1GiB to 0x40000000, RW, normal memory  does not allow fetch
+        """
+        ipa, access = check_address(ipa), Access(access)
+        hit, fault = None, None
+        try:
+            hit = self.translate(ipa, access)
+        except Fault as refused:
+            fault = WalkFault(refused.kind, refused.level or 0)
+        if ipa >> self._shape.ipa_bits:
+            return Explanation(ipa, access, (), hit, fault)
+        leaf, end = self._walk(ipa)
+        steps = []
+        for level in range(self._shape.start_level, end.level + 1):
+            size = self._shape.size(level)
+            base = ipa // size * size
+            table = self._shape.size(level - 1) if level > self._shape.start_level else 1 << self._shape.ipa_bits
+            step = Step(level, ipa % table // size, base, size, "table")
+            if level == end.level:
+                kind, value = ("empty", 0) if leaf is None else ("leaf", self._raw(leaf, end))
+                mapping = None if leaf is None else self._mapping(leaf, end)
+                step = replace(step, kind=kind, value=value, mapping=mapping, fault=fault.kind if fault else None)
+            steps.append(step)
+        return Explanation(ipa, access, tuple(steps), hit, fault)
 
     def lookup(self, ipa: SupportsIndex) -> Entry:
         """Return the entry at which the walk for a byte address ends: a leaf, or an empty one."""

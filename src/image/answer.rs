@@ -53,6 +53,11 @@ impl<R: ReadMemory> Image<R> {
 
     /// As [`translate`](Self::translate), with the entry at which the walk ended and what hardware writes into it.
     pub fn access(&self, ipa: Ipa, access: AccessKind, el: El) -> Answer {
+        self.follow(ipa, access, el, |_| {})
+    }
+
+    /// As [`access`](Self::access); `read` is shown each entry that the walk reads, from the root down.
+    pub(super) fn follow(&self, ipa: Ipa, access: AccessKind, el: El, mut read: impl FnMut(Entry)) -> Answer {
         let fault = |kind, level| Fault {
             ipa,
             access,
@@ -74,6 +79,7 @@ impl<R: ReadMemory> Image<R> {
                 answer.result = Err(fault(FaultKind::ExternalAbort, level));
                 return answer;
             };
+            read(entry);
             answer.end = Some(entry);
             answer.after = entry.pte;
             let outcome = self.step(&entry, ipa, access, el);

@@ -1,8 +1,11 @@
-//! Two tables, leaf by leaf.
+//! Two tables, piece by piece.
+//!
+//! A piece is a range of which one side says one thing: a leaf, an invalid entry that is not empty, or a line of a text
+//! that shows leaves without their outputs. What a side does not tell is not compared.
 
 use core::fmt;
 
-use crate::arch::{Ipa, Mapping};
+use crate::arch::{Attrs, Ipa, Level, Mapping, Pa, Prot, Pte};
 
 bitflags::bitflags! {
     /// In what two tables differ at one place.
@@ -22,21 +25,125 @@ bitflags::bitflags! {
         const AF = 32;
         /// Other memory type, shareability, DBM, contiguous hint or software bits.
         const ATTRIBUTES = 64;
+        /// Mapped in neither, but the invalid entries are not the same, for example of other owners.
+        const INVALID = 128;
     }
 }
 
-/// A place where two tables differ: the longest range from `ipa` on that one leaf of each, or a leaf of one and a hole
-/// of the other, covers.
+/// What one table has in a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Leaves that are alike.
+    Leaf {
+        /// Their level.
+        level: Level,
+        /// Bytes of each; `None`: not told.
+        size: Option<u64>,
+        /// Where the first byte of the range goes, and the others behind it; `None`: not told, or scattered.
+        pa: Option<Pa>,
+        /// Their permissions.
+        prot: Prot,
+        /// Their access flag.
+        af: bool,
+        /// All of their attributes; `None`: no more is told.
+        attrs: Option<Attrs>,
+    },
+    /// Invalid entries that are not empty.
+    Invalid {
+        /// Their level.
+        level: Level,
+        /// Their value.
+        raw: Pte,
+    },
+}
+
+impl Side {
+    /// The same, `bytes` further up.
+    pub(super) fn advance(self, bytes: u64) -> Self {
+        match self {
+            Self::Leaf {
+                level,
+                size,
+                pa,
+                prot,
+                af,
+                attrs,
+            } => {
+                let pa = pa.map(|pa| Pa::new(pa.get().wrapping_add(bytes)));
+                Self::Leaf {
+                    level,
+                    size,
+                    pa,
+                    prot,
+                    af,
+                    attrs,
+                }
+            }
+            invalid @ Self::Invalid { .. } => invalid,
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    /// For example `2097152-byte leaves at level 2, output 0x40000000, rw-, Normal write-back`; without what is not told.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid { level, raw } => write!(f, "invalid entry {raw}, level {level}"),
+            Self::Leaf { level, pa, prot, .. } => {
+                if let Some(pa) = pa {
+                    write!(f, "output {pa:#x}, ")?;
+                }
+                write!(f, "{prot}, level {level}")
+            }
+        }
+    }
+}
+
+/// A range of which one table says one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// First IPA.
+    pub ipa: Ipa,
+    /// Bytes.
+    pub size: u64,
+    /// What is there.
+    pub side: Side,
+}
+
+impl From<Mapping> for Piece {
+    fn from(leaf: Mapping) -> Self {
+        Self {
+            ipa: leaf.ipa,
+            size: leaf.size,
+            side: Side::Leaf {
+                level: leaf.level,
+                size: Some(leaf.size),
+                pa: Some(leaf.pa),
+                prot: leaf.attrs.prot,
+                af: leaf.attrs.af,
+                attrs: Some(leaf.attrs),
+            },
+        }
+    }
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.ipa.get().saturating_add(self.size)
+    }
+}
+
+/// A range in which two tables differ in one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// First IPA of the range.
     pub ipa: Ipa,
     /// Bytes in the range.
     pub size: u64,
-    /// The leaf of the first table; it may begin before the range and end behind it.
-    pub a: Option<Mapping>,
-    /// The leaf of the second table.
-    pub b: Option<Mapping>,
+    /// What the first table has in the range; its leaves may begin before it and end behind it.
+    pub a: Option<Side>,
+    /// What the second table has.
+    pub b: Option<Side>,
     /// In what they differ.
     pub what: Differs,
 }
@@ -45,38 +152,88 @@ impl fmt::Display for Difference {
     /// For example `0x80200000 +0x1000: permission rw- / r--`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} +{:#x}:", self.ipa, self.size)?;
-        let output = |leaf: &Mapping| leaf.pa.get().wrapping_add(self.ipa.get().wrapping_sub(leaf.ipa.get()));
         let (a, b) = match (&self.a, &self.b) {
             (Some(a), Some(b)) => (a, b),
-            (Some(only), None) | (None, Some(only)) => {
-                let which = if self.a.is_some() { "first" } else { "second" };
-                let (pa, prot) = (output(only), only.attrs.prot);
-                return write!(f, " only in the {which}: output {pa:#x}, {prot}, level {}", only.level);
-            }
+            (Some(only), None) => return write!(f, " only in the first: {only}"),
+            (None, Some(only)) => return write!(f, " only in the second: {only}"),
             (None, None) => return Ok(()),
         };
-        if self.what.contains(Differs::OUTPUT) {
-            write!(f, " output {:#x} / {:#x}", output(a), output(b))?;
+        let (
+            Side::Leaf {
+                size,
+                pa,
+                prot,
+                af,
+                attrs,
+                level,
+            },
+            Side::Leaf { .. },
+        ) = (a, b)
+        else {
+            return write!(f, " {a} / {b}");
+        };
+        let Side::Leaf {
+            size: size_b,
+            pa: pa_b,
+            prot: prot_b,
+            af: af_b,
+            attrs: attrs_b,
+            level: level_b,
+        } = b
+        else {
+            return Ok(());
+        };
+        if self.what.contains(Differs::OUTPUT)
+            && let (Some(a), Some(b)) = (pa, pa_b)
+        {
+            write!(f, " output {a:#x} / {b:#x}")?;
         }
         if self.what.contains(Differs::SIZE) {
-            write!(f, " leaf size {:#x} / {:#x}", a.size, b.size)?;
+            match (size, size_b) {
+                (Some(a), Some(b)) => write!(f, " leaf size {a:#x} / {b:#x}")?,
+                _ => write!(f, " leaf level {level} / {level_b}")?,
+            }
         }
         if self.what.contains(Differs::PERMISSION) {
-            write!(f, " permission {} / {}", a.attrs.prot, b.attrs.prot)?;
+            write!(f, " permission {prot} / {prot_b}")?;
         }
         if self.what.contains(Differs::AF) {
-            write!(f, " AF {} / {}", u8::from(a.attrs.af), u8::from(b.attrs.af))?;
+            write!(f, " AF {} / {}", u8::from(*af), u8::from(*af_b))?;
         }
-        if self.what.contains(Differs::ATTRIBUTES) {
-            write!(f, " attributes {} / {}", a.raw, b.raw)?;
+        if self.what.contains(Differs::ATTRIBUTES)
+            && let (Some(a), Some(b)) = (attrs, attrs_b)
+        {
+            attributes(f, a, b)?;
         }
         Ok(())
     }
 }
 
-/// Compares two tables of which the leaves come in order of IPA.
+/// The attributes that are not the same, apart from permissions and access flag.
+fn attributes(f: &mut fmt::Formatter<'_>, a: &Attrs, b: &Attrs) -> fmt::Result {
+    if a.memtype != b.memtype {
+        write!(f, " memory {} / {}", a.memtype, b.memtype)?;
+    }
+    if a.shareability != b.shareability {
+        write!(f, " shareability {} / {}", a.shareability, b.shareability)?;
+    }
+    if a.dbm != b.dbm {
+        write!(f, " DBM {} / {}", u8::from(a.dbm), u8::from(b.dbm))?;
+    }
+    if a.contiguous != b.contiguous {
+        write!(f, " contiguous {} / {}", u8::from(a.contiguous), u8::from(b.contiguous))?;
+    }
+    if a.software != b.software {
+        write!(f, " software {:#x} / {:#x}", a.software, b.software)?;
+    }
+    Ok(())
+}
+
+/// Compares two tables of which the pieces come in order of IPA.
 ///
-/// An `Err` of either side is passed on. To compare with a source that has no errors, wrap its leaves in `Ok`.
+/// Gives the longest ranges that one piece of each, or a piece of one and nothing of the other, covers; see
+/// [`diff()`](super::diff()) for longer ones. An `Err` of either side is passed on. To compare with a source that has no
+/// errors, wrap its leaves in `Ok`.
 ///
 /// ```
 /// use s2pt::arch::{Attrs, Format, FormatOptions, Geometry, GeometryOptions, Ipa, Level, Mapping, Pa, Prot};
@@ -92,55 +249,76 @@ impl fmt::Display for Difference {
 /// assert_eq!(what, [Differs::PERMISSION, Differs::ONLY_A]);
 /// # Ok::<(), s2pt::arch::GeometryError>(())
 /// ```
-pub fn compare<E, A, B>(a: A, b: B) -> Compare<A::IntoIter, B::IntoIter>
+pub fn compare<E, A, B, P, Q>(a: A, b: B) -> Compare<A::IntoIter, B::IntoIter>
 where
-    A: IntoIterator<Item = Result<Mapping, E>>,
-    B: IntoIterator<Item = Result<Mapping, E>>,
+    A: IntoIterator<Item = Result<P, E>>,
+    B: IntoIterator<Item = Result<Q, E>>,
+    P: Into<Piece>,
+    Q: Into<Piece>,
 {
     Compare {
-        a: Side::new(a.into_iter()),
-        b: Side::new(b.into_iter()),
+        a: Pieces::new(a.into_iter()),
+        b: Pieces::new(b.into_iter()),
         done: 0,
+        limit: u64::MAX,
+        told: Prot::RWX,
     }
 }
 
 /// Iterator over differences; see [`compare`].
 #[derive(Clone, Debug)]
 pub struct Compare<A, B> {
-    a: Side<A>,
-    b: Side<B>,
+    a: Pieces<A>,
+    b: Pieces<B>,
     /// Everything below is dealt with.
     done: u64,
+    /// Nothing from here on is compared.
+    limit: u64,
+    /// The permissions that both sides tell.
+    told: Prot,
+}
+
+impl<A, B> Compare<A, B> {
+    /// Compares only what is below `limit`, and of the permissions only `told`.
+    #[must_use]
+    pub fn within(self, limit: u64, told: Prot) -> Self {
+        Self { limit, told, ..self }
+    }
 }
 
 #[derive(Clone, Debug)]
-struct Side<I> {
-    leaves: I,
-    now: Option<Mapping>,
+struct Pieces<I> {
+    pieces: I,
+    now: Option<Piece>,
 }
 
-impl<E, I: Iterator<Item = Result<Mapping, E>>> Side<I> {
-    fn new(leaves: I) -> Self {
-        Self { leaves, now: None }
+impl<I> Pieces<I> {
+    fn new(pieces: I) -> Self {
+        Self { pieces, now: None }
     }
 
-    /// The first leaf that ends beyond `done`.
-    fn advance(&mut self, done: u64) -> Result<Option<Mapping>, E> {
-        while self.now.is_none_or(|leaf| leaf.end() <= done) {
+    /// The first piece that ends beyond `done`.
+    fn advance<E, P: Into<Piece>>(&mut self, done: u64) -> Result<Option<Piece>, E>
+    where
+        I: Iterator<Item = Result<P, E>>,
+    {
+        while self.now.is_none_or(|piece| piece.end() <= done) {
             self.now = None;
-            match self.leaves.next() {
+            match self.pieces.next() {
                 None => return Ok(None),
-                Some(leaf) => self.now = Some(leaf?),
+                Some(piece) => self.now = Some(piece?.into()),
             }
         }
         Ok(self.now)
     }
 }
 
-impl<E, A, B> Iterator for Compare<A, B>
+impl<E, A, B, P, Q> Iterator for Compare<A, B>
 where
-    A: Iterator<Item = Result<Mapping, E>>,
-    B: Iterator<Item = Result<Mapping, E>>,
+    A: Iterator<Item = Result<P, E>>,
+    B: Iterator<Item = Result<Q, E>>,
+    P: Into<Piece>,
+    Q: Into<Piece>,
 {
     type Item = Result<Difference, E>;
 
@@ -150,11 +328,11 @@ where
                 (Ok(a), Ok(b)) => (a, b),
                 (Err(error), _) | (_, Err(error)) => return Some(Err(error)),
             };
-            let start = |leaf: Option<Mapping>| leaf.map_or(u64::MAX, |leaf| leaf.ipa.get().max(self.done));
-            let end = |leaf: Option<Mapping>| leaf.map_or(u64::MAX, |leaf| leaf.end());
+            let start = |piece: Option<Piece>| piece.map_or(u64::MAX, |piece| piece.ipa.get().max(self.done));
+            let end = |piece: Option<Piece>| piece.map_or(u64::MAX, |piece| piece.end());
             let (from_a, from_b) = (start(a), start(b));
             let from = from_a.min(from_b);
-            if from == u64::MAX {
+            if from >= self.limit {
                 return None;
             }
             let (a, b, to) = match (from_a == from, from_b == from) {
@@ -162,39 +340,65 @@ where
                 (true, false) => (a, None, end(a).min(from_b)),
                 _ => (None, b, end(b).min(from_a)),
             };
+            let to = to.min(self.limit);
             self.done = to;
-            let what = differs(a, b, from);
+            let here = |piece: Piece| piece.side.advance(from - piece.ipa.get());
+            let (a, b) = (a.map(here), b.map(here));
+            let what = differs(a, b, self.told);
             if !what.is_empty() {
-                return Some(Ok(Difference {
-                    ipa: Ipa::new(from),
-                    size: to - from,
-                    a,
-                    b,
-                    what,
-                }));
+                let (ipa, size) = (Ipa::new(from), to - from);
+                return Some(Ok(Difference { ipa, size, a, b, what }));
             }
         }
     }
 }
 
-fn differs(a: Option<Mapping>, b: Option<Mapping>, at: u64) -> Differs {
-    let (a, b) = match (a, b) {
-        (Some(a), Some(b)) => (a, b),
-        (Some(_), None) => return Differs::ONLY_A,
-        (None, Some(_)) => return Differs::ONLY_B,
-        (None, None) => return Differs::empty(),
+fn differs(a: Option<Side>, b: Option<Side>, told: Prot) -> Differs {
+    match (a, b) {
+        (Some(Side::Leaf { .. }), None | Some(Side::Invalid { .. })) => Differs::ONLY_A,
+        (None | Some(Side::Invalid { .. }), Some(Side::Leaf { .. })) => Differs::ONLY_B,
+        (Some(Side::Leaf { .. }), Some(Side::Leaf { .. })) => leaves_differ(a, b, told),
+        (Some(Side::Invalid { raw: a, .. }), Some(Side::Invalid { raw: b, .. })) if a == b => Differs::empty(),
+        (None, None) => Differs::empty(),
+        _ => Differs::INVALID,
+    }
+}
+
+fn leaves_differ(a: Option<Side>, b: Option<Side>, told: Prot) -> Differs {
+    let (
+        Some(Side::Leaf {
+            level,
+            size,
+            pa,
+            prot,
+            af,
+            attrs,
+        }),
+        Some(Side::Leaf {
+            level: level_b,
+            size: size_b,
+            pa: pa_b,
+            prot: prot_b,
+            af: af_b,
+            attrs: attrs_b,
+        }),
+    ) = (a, b)
+    else {
+        return Differs::empty();
     };
-    let output = |leaf: &Mapping| leaf.pa.get().wrapping_add(at - leaf.ipa.get());
     let mut what = Differs::empty();
-    what.set(Differs::OUTPUT, output(&a) != output(&b));
-    what.set(Differs::SIZE, a.size != b.size);
-    what.set(Differs::PERMISSION, a.attrs.prot != b.attrs.prot);
-    what.set(Differs::AF, a.attrs.af != b.attrs.af);
-    let rest = |leaf: &Mapping| crate::arch::Attrs {
-        prot: b.attrs.prot,
-        af: b.attrs.af,
-        ..leaf.attrs
-    };
-    what.set(Differs::ATTRIBUTES, rest(&a) != b.attrs);
+    what.set(Differs::OUTPUT, pa.zip(pa_b).is_some_and(|(a, b)| a != b));
+    // Where one side does not tell the size, the level has to do.
+    what.set(
+        Differs::SIZE,
+        size.zip(size_b).map_or(level != level_b, |(a, b)| a != b),
+    );
+    what.set(Differs::PERMISSION, prot & told != prot_b & told);
+    what.set(Differs::AF, af != af_b);
+    let rest = |attrs: Attrs| Attrs { prot, af, ..attrs };
+    what.set(
+        Differs::ATTRIBUTES,
+        attrs.zip(attrs_b).is_some_and(|(a, b)| rest(a) != rest(b)),
+    );
     what
 }

@@ -14,8 +14,9 @@
 //! | the entries on the way to one IPA | [`Image::path`] |
 //! | what an access gets, as hardware answers it | [`Image::translate`], [`Image::access`] |
 //! | counts by level, size and permission | [`Image::stats`] |
-//! | two tables leaf by leaf | [`Image::compare`], [`compare()`] |
-//! | the text of KVM's `stage2_page_tables` file | [`Image::ptdump`] |
+//! | what the MMU answers to an access, and why | [`Image::explain`] |
+//! | where two tables or texts differ | [`diff()`]; leaf by leaf: [`compare()`] |
+//! | the text of KVM's `stage2_page_tables` file | [`Image::ptdump`], [`Ptdump`] |
 //! | write a table as `S2DUMP01` | [`Image::to_dump`] |
 //!
 //! ```
@@ -39,8 +40,10 @@
 
 mod answer;
 mod compare;
+mod diff;
 mod dump;
 mod error;
+mod explain;
 mod export;
 mod guess;
 mod ptdump;
@@ -54,9 +57,12 @@ use alloc::vec::Vec;
 use crate::arch::{BlockRule, Dialect, Format, FormatOptions, Geometry, Ipa, Mapping, Pa, Vtcr, Vttbr};
 
 pub use answer::Answer;
-pub use compare::{Compare, Difference, Differs, compare};
+pub use compare::{Compare, Difference, Differs, Piece, Side, compare};
+pub use diff::{Comparable, diff};
 pub use dump::Dump;
 pub use error::ImageError;
+pub use explain::{Explanation, Next, Step};
+pub use ptdump::{Ptdump, PtdumpColumns, PtdumpError, PtdumpRun, PtdumpStyle};
 pub use read::ReadMemory;
 pub use runs::{LeafRun, Runs};
 pub use stats::{ImageStats, LeafCount};
@@ -200,11 +206,11 @@ impl<R: ReadMemory> Image<R> {
         ImageStats::of(self)
     }
 
-    /// Differences to another table, leaf by leaf; see [`compare()`].
+    /// Differences to another table, entry by entry; see [`compare()`].
     pub fn compare<'a, S: ReadMemory>(
         &'a self,
         other: &'a Image<S>,
     ) -> impl Iterator<Item = Result<Difference, ImageError>> + use<'a, R, S> {
-        compare(self.leaves(), other.leaves())
+        compare(self.pieces(), other.pieces())
     }
 }

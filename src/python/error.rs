@@ -10,7 +10,7 @@ use pyo3::types::PyType;
 use super::job::Failure;
 use super::{explain, types};
 use crate::arch::{Fault, FaultKind, GeometryError, Ipa, Level};
-use crate::image::ImageError;
+use crate::image::{ImageError, PtdumpError};
 use crate::memory::ArenaError;
 use crate::table::Error;
 use crate::vm::replay::ReplayError;
@@ -51,6 +51,7 @@ classes! {
     not_mapped => "NotMappedError",
     out_of_frames => "OutOfFramesError",
     permission_fault => "PermissionFault",
+    ptdump => "PtdumpError",
     translation_fault => "TranslationFault",
 }
 
@@ -166,6 +167,12 @@ pub fn dump(py: Python<'_>, error: &ImageError) -> PyErr {
         ImageError::Ipa { ipa, .. } => raise(py, |classes| &classes.address, (message, ipa.get())),
         _ => image(py, message),
     }
+}
+
+/// The exception for a text that cannot be read.
+pub fn ptdump(py: Python<'_>, error: &PtdumpError) -> PyErr {
+    let arguments = (error.to_string(), None::<u64>, None::<i8>, error.line());
+    raise(py, |classes| &classes.ptdump, arguments)
 }
 
 /// The exception for a guest's access that does not come to an end.

@@ -1,11 +1,12 @@
-//! Walks, faults and tables in words.
+//! Walks and faults for Python.
 
-use core::fmt::Write as _;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyTuple, PyType};
 
 use super::types;
-use crate::arch::{AccessKind, EntryKind, Fault, FaultKind, Format, Geometry, Ipa, Mapping};
-use crate::image::Entry;
-use crate::table::{Stats, Translation};
+use crate::arch::{AccessKind, Fault, FaultKind};
+use crate::image::{Explanation, Next, Step};
 
 /// What a fault says, in words.
 pub fn fault(fault: &Fault) -> String {
@@ -26,78 +27,70 @@ pub fn fault(fault: &Fault) -> String {
     }
 }
 
-/// The entries on the way to an address, one a line, and what came of it.
-pub fn walk(
-    format: &Format,
-    path: &[Entry],
-    ipa: Ipa,
-    access: AccessKind,
-    verdict: &Result<Translation, Fault>,
-) -> String {
-    let mut text = String::new();
-    for entry in path {
-        let meaning = match entry.kind {
-            EntryKind::Table => format!("table at {}", format.next_table(entry.pte)),
-            EntryKind::Leaf => {
-                let leaf = Mapping::new(format, entry.ipa, entry.size, entry.level, entry.pte);
-                let what = if entry.level.is_last() { "page" } else { "block" };
-                let old = if leaf.attrs.af { "" } else { ", not accessed" };
-                let (size, attrs) = (bytes(entry.size), &leaf.attrs);
-                format!("{what}, {size} to {}, {}, {}{old}", leaf.pa, attrs.prot, attrs.memtype)
-            }
-            kind => types::kind(kind).to_owned(),
-        };
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "level {} entry at {}: {:#x} {meaning}",
-            entry.level,
-            entry.pa,
-            entry.pte.raw()
-        );
-    }
-    let access = match access {
-        AccessKind::Read => "read of",
-        AccessKind::Write => "write to",
-        AccessKind::Execute => "fetch from",
-    };
-    let _ = match verdict {
-        Ok(hit) => write!(text, "{access} {ipa}: {} at level {}", hit.pa, hit.level),
-        Err(refused) => write!(text, "{access} {ipa}: refused, {}", fault(refused)),
-    };
-    text
-}
-
-/// Bytes in the largest unit that divides them.
-fn bytes(size: u64) -> String {
-    match size.trailing_zeros() % 64 / 10 {
-        0 => format!("{size}B"),
-        1 => format!("{}KiB", size >> 10),
-        2 => format!("{}MiB", size >> 20),
-        3 => format!("{}GiB", size >> 30),
-        _ => format!("{}TiB", size >> 40),
+/// The word for a kind of fault.
+const fn kind(kind: FaultKind) -> &'static str {
+    match kind {
+        FaultKind::Translation => "translation",
+        FaultKind::AccessFlag => "access-flag",
+        FaultKind::Permission => "permission",
+        FaultKind::AddressSize => "address-size",
+        _ => "external-abort",
     }
 }
 
-/// The levels of a table as an HTML table.
-pub fn html(shape: &Geometry, census: &Stats) -> String {
-    let mut text = format!(
-        "<table><caption>Stage-2 table, {}-bit IPA, {} granule</caption>\
-         <tr><th>level</th><th>one entry</th><th>tables</th><th>leaves</th><th>mapped</th></tr>",
-        shape.ipa_bits(),
-        shape.granule()
+/// The `s2pt.explain.Explanation` of a walk.
+pub fn explanation<'py>(py: Python<'py>, walk: &Explanation) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static FAULT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let steps: Vec<_> = walk.steps.iter().map(|one| step(py, one)).collect::<PyResult<_>>()?;
+    let fault = match walk.outcome {
+        Ok(_) => None,
+        Err(fault) => {
+            let class = FAULT.import(py, "s2pt.explain", "WalkFault")?;
+            Some(class.call1((kind(fault.kind), fault.level.get()))?)
+        }
+    };
+    let hit = walk
+        .outcome
+        .as_ref()
+        .ok()
+        .map(|hit| types::translation(py, hit))
+        .transpose()?;
+    let arguments = (
+        walk.ipa.get(),
+        types::access(py, walk.access)?,
+        PyTuple::new(py, steps)?,
+        hit,
+        fault,
     );
-    let mut level = Some(shape.start_level());
-    while let Some(here) = level {
-        let (size, leaves) = (shape.size(here), census.leaves[here.slot()]);
-        let _ = write!(
-            text,
-            "<tr><td>{here}</td><td>{}</td><td>{}</td><td>{leaves}</td><td>{}</td></tr>",
-            bytes(size),
-            census.tables[here.slot()],
-            bytes(size * leaves)
-        );
-        level = here.deeper();
-    }
-    text + "</table>"
+    CLASS.import(py, "s2pt.explain", "Explanation")?.call1(arguments)
+}
+
+/// The `s2pt.explain.Step` of one entry.
+fn step<'py>(py: Python<'py>, step: &Step) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let entry = &step.entry;
+    let (table, mapping) = match step.next {
+        Next::Table(table) => (Some(table.get()), None),
+        Next::Leaf(leaf) => (None, Some(types::mapping(py, &leaf)?)),
+        Next::Nothing => (None, None),
+    };
+    let arguments = (
+        entry.level.get(),
+        step.index,
+        entry.ipa.get(),
+        entry.size,
+        types::kind(entry.kind),
+        entry.pa.get(),
+        entry.pte.raw(),
+        table,
+        mapping,
+        step.fault.map(kind),
+    );
+    CLASS.import(py, "s2pt.explain", "Step")?.call1(arguments)
+}
+
+/// What `s2pt.view` makes of a table.
+pub fn view<'py>(table: &Bound<'py, PyAny>, kind: &str) -> PyResult<Bound<'py, PyAny>> {
+    table.py().import("s2pt.view")?.call_method1(kind, (table,))
 }

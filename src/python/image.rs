@@ -9,14 +9,13 @@ use std::vec;
 
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList, PyTuple, PyType};
+use pyo3::types::{PyDict, PyList};
 
-use super::convert::{BlocksArg, DialectArg, IpaArg, Number, OnErrors, PaArg, short};
+use super::convert::{AccessArg, BlocksArg, DialectArg, IpaArg, Number, OnErrors, PaArg, short};
 use super::open::Table;
-use super::{error, leaves, types};
-use crate::arch::{BlockRule, Dialect, EntryKind, Ipa, Mapping, Pa, Vtcr, Vttbr};
-use crate::image::{Difference, Differs, Dump, Entry, Image, ImageError, ImageOptions, ReadMemory};
+use super::{error, explain, leaves, types};
+use crate::arch::{BlockRule, Dialect, El, EntryKind, Mapping, Pa, Vtcr, Vttbr};
+use crate::image::{Dump, Image, ImageError, ImageOptions, ReadMemory};
 use crate::sync::{Mutex, PoisonError};
 
 /// Where the table's bytes are.
@@ -144,6 +143,11 @@ impl ReadMemory for &Reader<'_> {
 pub struct PyImage(pub(super) Image<Memory>);
 
 impl PyImage {
+    /// The table.
+    pub const fn image(&self) -> &Image<Memory> {
+        &self.0
+    }
+
     /// The image of a dump.
     pub fn of_dump(py: Python<'_>, bytes: Vec<u8>, options: ImageOptions) -> PyResult<Self> {
         let opened = py.detach(|| {
@@ -384,31 +388,34 @@ impl PyImage {
         Ok(list)
     }
 
-    /// Compare with another table, leaf by leaf.
+    /// Follow an access through the table: each entry on its way, what it says, and what the MMU answers.
+    ///
+    /// The access flag and the dirty state count as VTCR_EL2.HA and HD say.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Any byte address; one beyond the IPA space is answered with a translation fault at level 0.
+    /// access : Access or str
+    ///     ``"r"``, ``"w"`` or ``"x"`` (a fetch at EL1).
     ///
     /// Returns
     /// -------
-    /// list of s2pt.image.Difference
-    ///     In order of IPA; empty if the tables translate alike, with equal leaves.
-    ///
-    /// Raises
-    /// ------
-    /// ImageError
-    ///     One of the tables cannot be walked.
-    fn diff<'py>(&self, py: Python<'py>, other: &Bound<'py, PyImage>) -> PyResult<Bound<'py, PyList>> {
-        let other = &other.get().0;
-        let found: Result<Vec<Difference>, ImageError> = py.detach(|| self.0.compare(other).collect());
-        let list = PyList::empty(py);
-        for one in found.map_err(|refused| error::dump(py, &refused))? {
-            list.append(difference(py, &one)?)?;
-        }
-        Ok(list)
+    /// s2pt.explain.Explanation
+    ///     A table that is not there is an external abort at the level of its entries.
+    #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
+    fn explain<'py>(&self, py: Python<'py>, ipa: IpaArg, access: AccessArg) -> PyResult<Bound<'py, PyAny>> {
+        explain::explanation(py, &self.0.explain(ipa.0, access.0, El::El1))
     }
 
-    /// The table as KVM prints it in its file ``stage2_page_tables``.
-    pub fn ptdump(&self, py: Python<'_>) -> PyResult<String> {
-        py.detach(|| self.0.ptdump())
-            .map_err(|refused| error::dump(py, &refused))
+    /// The table as an HTML fragment, for notebooks: numbers by level, and the picture of `_repr_svg_`.
+    fn _repr_html_<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        explain::view(slf.as_any(), "html")
+    }
+
+    /// The table's address space as a picture, for notebooks.
+    fn _repr_svg_<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        explain::view(slf.as_any(), "svg")
     }
 
     fn __repr__(&self) -> String {
@@ -437,28 +444,6 @@ impl ImageLeaves {
     }
 }
 
-/// An `s2pt.image.Difference`.
-fn difference<'py>(py: Python<'py>, one: &Difference) -> PyResult<Bound<'py, PyAny>> {
-    static DIFFERENCE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let side = |leaf: &Option<Mapping>| leaf.as_ref().map(|leaf| types::mapping(py, leaf)).transpose();
-    let names = [
-        (Differs::ONLY_A, "only_a"),
-        (Differs::ONLY_B, "only_b"),
-        (Differs::OUTPUT, "output"),
-        (Differs::SIZE, "size"),
-        (Differs::PERMISSION, "permission"),
-        (Differs::AF, "af"),
-        (Differs::ATTRIBUTES, "attributes"),
-    ];
-    let what = names
-        .iter()
-        .filter(|(flag, _)| one.what.contains(*flag))
-        .map(|(_, name)| *name);
-    let what = PyTuple::new(py, what.collect::<Vec<_>>())?;
-    let arguments = (one.ipa.get(), one.size, side(&one.a)?, side(&one.b)?, what);
-    DIFFERENCE.import(py, "s2pt.image", "Difference")?.call1(arguments)
-}
-
 /// The bytes of an object that has some, copied.
 fn bytes(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     let Ok(buffer) = PyBuffer::<u8>::get(obj) else {
@@ -483,9 +468,4 @@ pub fn own_options(table: &Table) -> ImageOptions {
 pub fn own(table: &Table) -> Result<Image<impl ReadMemory + '_>, ImageError> {
     let memory = |pa| table.memory().read(pa);
     Image::new(memory, table.vtcr(), table.vttbr(), own_options(table))
-}
-
-/// The entries of a live table on the way to an address. The caller stays in the table meanwhile.
-pub fn own_path(table: &Table, ipa: Ipa) -> Result<Vec<Entry>, ImageError> {
-    own(table)?.path(ipa)
 }

@@ -9,6 +9,7 @@ mod arrays;
 mod batch;
 mod change;
 mod convert;
+mod diff;
 mod dirty_log;
 mod error;
 mod events;
@@ -17,6 +18,7 @@ mod image;
 mod job;
 mod leaves;
 mod open;
+mod ptdump;
 mod query;
 mod replay;
 mod report;
@@ -38,6 +40,8 @@ mod _core {
     use super::dirty_log::DirtyLogJob;
     #[pymodule_export]
     use super::image::{ImageLeaves, PyImage};
+    #[pymodule_export]
+    use super::ptdump::PyPtdump;
     #[pymodule_export]
     use super::query::LeafIterator;
     #[pymodule_export]

@@ -9,10 +9,11 @@ use std::vec;
 use super::convert::{AccessArg, IpaArg, SizeArg};
 use super::image::PyImage;
 use super::open::Open;
+use super::ptdump::StyleArg;
 use super::sink::{Sink, Watch};
 use super::stage2::PyStage2;
 use super::{error, events, explain, image, leaves, types};
-use crate::arch::Ipa;
+use crate::arch::{El, Ipa};
 use crate::memory::Arena;
 use crate::sync::Mutex;
 use crate::table::{Error, Handle, Mapping};
@@ -205,9 +206,24 @@ impl PyStage2 {
         PyImage::of_dump(py, bytes, image::own_options(&open))
     }
 
-    /// The table as KVM prints it in its file ``stage2_page_tables``: a line for each run of entries that are alike.
+    /// The table in the line format of KVM's file ``stage2_page_tables``: a line for each run of entries that are alike.
     ///
-    /// As there, the ``X`` column stands where execution is *not* allowed.
+    /// Parameters
+    /// ----------
+    /// style : DumpStyle or str
+    ///     ``"exact"``: all entries, as the hardware takes them; ``F`` marks an invalid entry that is not empty. ``"kvm6"``
+    ///     and ``"kvm7"``: what Linux 6.12 or 7 would print of this table, to the byte. 6.12 puts ``X`` where execution is
+    ///     *not* allowed; neither prints the last run, and of a long text the first line is the end of a walk before.
+    ///
+    /// Returns
+    /// -------
+    /// str
+    ///     `s2pt.image.Ptdump` reads it back. Beside writers each entry is as it was at some moment of the call.
+    ///
+    /// Raises
+    /// ------
+    /// ImageError
+    ///     Writers moved a table about while it was copied: it was reached twice.
     ///
     /// Examples
     /// --------
@@ -215,50 +231,62 @@ impl PyStage2 {
     /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
     /// Mapped(bytes=2MiB, kept=0B)
     /// >>> print(s2.dump().splitlines()[2])
+    /// 0x0000000040000000-0x0000000040200000           2M 2   R W PXNUXN AF BLK
+    /// >>> print(s2.dump("kvm6").splitlines()[2])
     /// 0x0000000040000000-0x0000000040200000           2M 2   R W X AF BLK
-    fn dump(&self, py: Python<'_>) -> PyResult<String> {
-        self.image(py)?.ptdump(py)
+    #[pyo3(signature = (style = StyleArg::EXACT), text_signature = "($self, style='exact')")]
+    fn dump(&self, py: Python<'_>, style: StyleArg) -> PyResult<String> {
+        self.image(py)?.dump(py, style)
     }
 
     /// Follow an access through the table: each entry on its way, what it says, and what the MMU answers.
     ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Any byte address; one beyond the IPA space is answered with a translation fault at level 0.
+    /// access : Access or str
+    ///     ``"r"``, ``"w"`` or ``"x"`` (a fetch at EL1, which needs `Prot.PX`).
+    ///
     /// Returns
     /// -------
-    /// str
-    ///     A line for each level: where the entry is, its value, and its meaning; then the verdict.
-    ///
-    /// Raises
-    /// ------
-    /// AddressError
-    ///     The address is beyond the IPA space.
+    /// s2pt.explain.Explanation
+    ///     Its steps, and a `Translation` or a fault with kind and level. Beside writers each entry is as it was when the
+    ///     walk read it.
     ///
     /// Examples
     /// --------
     /// >>> s2 = Stage2()
     /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000, prot=Prot.R)
     /// Mapped(bytes=2MiB, kept=0B)
-    /// >>> print(s2.explain(0x4000_1234, "w"))
-    /// level 1 entry at 0x200000008: 0x100000003 table at 0x100000000
-    /// level 2 entry at 0x100000000: 0x4000008000077d block, 2MiB to 0x80000000, r--, Normal write-back
-    /// write to 0x40001234: refused, the level 2 leaf does not allow write
-    /// >>> print(s2.explain(0x4020_0000).splitlines()[-1])
-    /// read of 0x40200000: refused, no translation at level 2
+    /// >>> walk = s2.explain(0x4000_1234, "w")
+    /// >>> walk.fault
+    /// WalkFault(kind=permission, level=2)
+    /// >>> print(walk)
+    /// write to 0x40001234: permission fault at level 2
+    ///   level  index  entry at     value             decoded                                        verdict
+    ///       1      1  0x200000008  0x100000003       table at 0x100000000                           go on at level 2
+    ///       2      0  0x100000000  0x4000008000077d  block of 2MiB to 0x80000000, R, normal memory  does not allow write
+    /// >>> s2.explain(0x4000_1234).translation
+    /// Translation(pa=0x80001234, level=2, prot=R, memtype=NORMAL)
     #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
-    fn explain(&self, py: Python<'_>, ipa: IpaArg, access: AccessArg) -> PyResult<String> {
+    fn explain<'py>(&self, py: Python<'py>, ipa: IpaArg, access: AccessArg) -> PyResult<Bound<'py, PyAny>> {
         let open = self.table(py)?;
-        let path = open.work(|table| {
+        let walk = open.work(|table| {
             let _stay = table.stay();
-            let verdict = table.translate(ipa.0, access.0);
-            image::own_path(&open, ipa.0).map(|path| (path, verdict))
+            image::own(&open).map(|image| image.explain(ipa.0, access.0, El::El1))
         });
-        let (path, verdict) = path.map_err(|refused| error::dump(py, &refused))?;
-        Ok(explain::walk(open.format(), &path, ipa.0, access.0, &verdict))
+        explain::explanation(py, &walk.map_err(|refused| error::dump(py, &refused))?)
     }
 
-    /// The table's levels as an HTML table, for notebooks.
-    fn _repr_html_(&self, py: Python<'_>) -> PyResult<String> {
-        let (shape, census) = self.detached(py, |table| (table.config().geometry, table.stats()))?;
-        Ok(explain::html(&shape, &census))
+    /// The table as an HTML fragment, for notebooks: numbers by level, and the picture of `_repr_svg_`.
+    fn _repr_html_<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        explain::view(slf.as_any(), "html")
+    }
+
+    /// The table's address space as a picture, for notebooks.
+    fn _repr_svg_<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        explain::view(slf.as_any(), "svg")
     }
 
     /// Count table frames and leaves by level, and the bytes mapped. Reads every entry of the table once.
