@@ -9,7 +9,9 @@ import sys
 import typer
 
 from s2pt.cli.decode import decode
+from s2pt.cli.diff import diff
 from s2pt.cli.dirty_log import dirty_log
+from s2pt.cli.explain import explain
 from s2pt.cli.inspect import inspect
 from s2pt.cli.replay import replay
 from s2pt.errors import S2ptError
@@ -27,6 +29,8 @@ app = typer.Typer(
 app.command("dirty-log")(dirty_log)
 app.command("replay")(replay)
 app.command("inspect")(inspect)
+app.command("explain")(explain)
+app.command("diff")(diff)
 app.command("decode")(decode)
 
 
@@ -41,7 +45,7 @@ def run(arguments: list[str]) -> int:
     Returns
     -------
     int
-        Exit code: 0 done, 1 `--check` found something unexplained, 2 a mistake, 130 interrupted.
+        Exit code: 0 done, 1 `--check` found something unexplained or two tables differ, 2 a mistake, 130 interrupted.
     """
     try:
         code = app(args=arguments, prog_name="s2pt", standalone_mode=False)

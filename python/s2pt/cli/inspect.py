@@ -12,9 +12,9 @@ from rich.table import Table
 
 import s2pt.image
 from s2pt._core import explain_vtcr, explain_vttbr
-from s2pt.cli.common import console, print_json
+from s2pt.cli.common import console, print_json, refuse
 from s2pt.cli.decode import print_fields
-from s2pt.types import Mapping, Prot, format_size
+from s2pt.types import DumpStyle, Mapping, Prot, format_size
 
 __all__ = ["inspect"]
 
@@ -23,9 +23,18 @@ def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A dump in format S2DUMP01, plain or .xz.")],
     limit: Annotated[int, typer.Option("--limit", min=0, help="Print so many runs of leaves; 0: all of them.")] = 40,
     json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    dump: Annotated[bool, typer.Option("--dump", help="Print only the text of KVM's stage2_page_tables.")] = False,
+    style: Annotated[
+        DumpStyle, typer.Option("--style", help="--dump: exact, or what Linux 6.12 or 7 prints, quirks and all.")
+    ] = DumpStyle.EXACT,
 ) -> None:
     """Show a dumped table: registers decoded, geometry, runs of leaves, counts by size and permission."""
+    if dump and json_:
+        raise refuse("--dump prints text, --json prints JSON: choose one")
     image = s2pt.image.open(file)
+    if dump:
+        print(image.dump(style), end="")
+        return
     leaves = list(image.leaves())
     invalid = [(ipa, level, raw, text) for ipa, level, raw, text in image.invalid()]
     if json_:
