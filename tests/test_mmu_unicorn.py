@@ -138,7 +138,15 @@ def test_the_command_reports() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--oracle", "bochs"), ("--probes", "0"), ("--probes", "many"), ("--seed", "x"), ("--probes", "-5"), ("extra",)],
+    [
+        ("--oracle", "bochs"),
+        ("--probes", "0"),
+        ("--probes", "many"),
+        ("--seed", "x"),
+        ("--probes", "-5"),
+        ("extra",),
+        ("--timeout", "nan"),
+    ],
 )
 def test_wrong_arguments_are_one_line_and_code_2(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]

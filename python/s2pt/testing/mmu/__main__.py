@@ -39,6 +39,16 @@ def _seed(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0 and at most 3600 seconds")
+    return seconds
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m s2pt.testing.mmu",
@@ -49,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=_seed, default=0, help="what to draw (default: %(default)s)")
     parser.add_argument("--probes", type=_count, default=100_000, help="how many at least (default: %(default)s)")
     parser.add_argument("--until-mismatch", action="store_true", help="stop at the first table with a mismatch")
+    parser.add_argument("--timeout", type=_seconds, default=60.0, help="seconds for one table (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -72,7 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"\r{report.probes:,} probes, {report.mismatched} mismatches", end="", file=sys.stderr)
 
     try:
-        report = RUNS[options.oracle](options.seed, options.probes, progress, until_mismatch=options.until_mismatch)
+        report = RUNS[options.oracle](
+            options.seed, options.probes, progress, until_mismatch=options.until_mismatch, timeout_s=options.timeout
+        )
     except OracleError as error:
         print(f"python -m s2pt.testing.mmu: {error}", file=sys.stderr)
         return 2

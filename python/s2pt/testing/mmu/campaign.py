@@ -4,110 +4,109 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import numpy as np
-
-from s2pt import Stage2
 from s2pt.testing.mmu import guest, unicorn
-from s2pt.testing.mmu.judge import Mismatch, Report, judge
-from s2pt.testing.mmu.own import buildable, own
+from s2pt.testing.mmu.intent import judge_own
+from s2pt.testing.mmu.judge import Report, judge
+from s2pt.testing.mmu.own import buildable
 from s2pt.testing.mmu.shapes import Shape
 from s2pt.testing.mmu.sweep import sweep
-from s2pt.testing.mmu.table import ACCESSES, Table
-from s2pt.testing.mmu.trees import tree
-from s2pt.types import FaultCode
+from s2pt.testing.mmu.table import Oracle
+from s2pt.testing.mmu.trees import Places, tree
 
-__all__ = ["RUNS", "run_qemu", "run_unicorn"]
+__all__ = ["RUNS", "Run", "run_qemu", "run_unicorn"]
 
 Progress = Callable[[Report], None]
 
-_PER_TABLE = 1000
+_MOST = 1000
 """Most probes of one table: enough to meet each of its entries often."""
 _LEAST = 60
-
-
-def _share(probes: int, all_shapes: list[Shape]) -> int:
-    """How many probes a table gets, so that every shape has its turn."""
-    return min(_PER_TABLE, max(_LEAST, probes // len(all_shapes)))
+_OWN = 0.4
+"""The part of the tables that `Stage2` builds, among those that it can build; the others are random trees."""
 
 
 def _quiet(_: Report) -> None:
     pass
 
 
-def _turns(all_shapes: list[Shape], rng: random.Random) -> Iterator[Shape]:
-    """Yield every shape in random order, then again, for ever."""
-    while True:
-        yield from rng.sample(all_shapes, len(all_shapes))
+@dataclass
+class _Course:
+    """What a run draws from, and where it stands."""
+
+    oracle: Oracle
+    shapes: list[Shape]
+    rng: random.Random
+    probes: int
+    report: Report
+    arena: int | None = None
+    turns: Iterator[Shape] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.turns = self._turns()
+
+    def _turns(self) -> Iterator[Shape]:
+        """Yield every shape in random order, then again, for ever."""
+        while True:
+            yield from self.rng.sample(self.shapes, len(self.shapes))
+
+    def left(self) -> int:
+        """How many probes the next table gets, so that every shape has its turn; 0 at the end."""
+        share = min(_MOST, max(_LEAST, self.probes // len(self.shapes)))
+        return max(0, min(share, self.probes - self.report.probes))
+
+    def table(self, shape: Shape, places: Places) -> None:
+        """Build a table of this shape, one way or the other, and judge it."""
+        seed = self.rng.getrandbits(32)
+        if buildable(shape) and self.rng.random() < _OWN:
+            judge_own(self.oracle, shape, places, seed, self.left(), self.arena, self.report)
+        else:
+            judge(self.oracle, tree(shape, places, seed, self.left()), self.report)
 
 
-def live(s2: Stage2, table: Table, report: Report) -> None:
-    """Compare `Stage2.translate_many` with the walk of the image, which the oracle judges."""
-    image = table.image()
-    for access in ACCESSES:
-        ipa = np.ascontiguousarray(table.probes["ipa"])
-        pa, level, fault = s2.translate_many(ipa, access)  # type: ignore[arg-type]
-        rows = image.access_many(ipa, access)  # type: ignore[arg-type]
-        wrong = np.flatnonzero((pa != rows["pa"]) | (level != rows["level"]) | (fault != rows["fault"]))
-        explained = [
-            Mismatch(
-                table.name,
-                f"{access} of {int(ipa[i]):#x}: Stage2.translate {int(pa[i]):#x} {FaultCode(int(fault[i]))!r} level "
-                f"{int(level[i])}; its image {int(rows['pa'][i]):#x} {FaultCode(int(rows['fault'][i]))!r} level "
-                f"{int(rows['level'][i])}",
-            )
-            for i in wrong[:2].tolist()
-        ]
-        report.refuse(len(wrong), explained)
+def run_unicorn(
+    seed: int, probes: int, progress: Progress = _quiet, *, until_mismatch: bool = False, timeout_s: float = 60.0
+) -> Report:
+    """Compare so many probes with unicorn's MMU.
 
+    Parameters
+    ----------
+    seed : int
+        What to draw.
+    probes : int
+        How many.
+    progress : callable
+        Called with the report after each table.
+    until_mismatch : bool
+        Whether to stop after the first table with a mismatch.
+    timeout_s : float
+        Of no meaning here: unicorn runs in this thread.
 
-def run_unicorn(seed: int, probes: int, progress: Progress = _quiet, *, until_mismatch: bool = False) -> Report:
-    """Compare at least so many probes with unicorn's MMU.
-
-    Two tables of three are random descriptor trees, one is built by random operations of `Stage2`.
+    Returns
+    -------
+    Report
 
     Raises
     ------
     OracleMissingError
         Unicorn is not installed.
     """
-    judged_by = unicorn.UnicornOracle()
-    report = Report()
-    rng = random.Random(seed)
-    all_shapes = list(unicorn.shapes_for())
-    turns = _turns(all_shapes, rng)
-    while report.probes < probes and not (until_mismatch and report.mismatched):
-        shape = replace(next(turns), pa_bits=rng.choice((36, 40, 42, 44)))
-        count = min(_share(probes, all_shapes), probes - report.probes)
-        if buildable(shape) and rng.random() < 0.4:
-            made = own(shape, unicorn.PLACES, rng.getrandbits(32), count)
-            judge(judged_by, made.table, report)
-            live(made.s2, made.table, report)
-            made.s2.close()
-        else:
-            table = tree(shape, unicorn.PLACES, rng.getrandbits(32), count)
-            judge(judged_by, table, report)
-        progress(report)
-    return report
+    oracle = unicorn.UnicornOracle()
+    course = _Course(oracle, list(unicorn.shapes_for()), random.Random(seed), probes, Report())
+    while course.left() and not (until_mismatch and course.report.mismatched):
+        shape = replace(next(course.turns), pa_bits=course.rng.choice((36, 40, 42, 44)))
+        course.table(shape, unicorn.PLACES)
+        progress(course.report)
+    return course.report
 
 
-def _with_features(shape: Shape, pa_sizes: tuple[int, ...], rng: random.Random) -> Shape:
-    """Draw what the CPU has and uses."""
-    dirty = rng.random() < 0.35
-    return replace(
-        shape,
-        pa_bits=rng.choice(pa_sizes),
-        fwb=rng.random() < 0.4,
-        xnx=True,  # QEMU's largest CPU always has it
-        ha=dirty or rng.random() < 0.4,
-        hd=dirty,
-    )
+def run_qemu(
+    seed: int, probes: int, progress: Progress = _quiet, *, until_mismatch: bool = False, timeout_s: float = 60.0
+) -> Report:
+    """Compare so many real accesses with QEMU's MMU, and every value of a sweep of VTCR_EL2.
 
-
-def run_qemu(seed: int, probes: int, progress: Progress = _quiet, *, until_mismatch: bool = False) -> Report:
-    """Compare at least so many real accesses with QEMU's MMU, and a sweep of VTCR_EL2 values.
+    Parameters and result as for `run_unicorn`; `timeout_s` is how long the machine may take for one table, in seconds.
 
     Raises
     ------
@@ -116,40 +115,51 @@ def run_qemu(seed: int, probes: int, progress: Progress = _quiet, *, until_misma
     OracleError
         It died or does not answer.
     """
-    report = Report()
-    rng = random.Random(seed)
-    judged_by = guest.QemuOracle()
+    oracle = guest.QemuOracle(timeout_s)
     try:
-        sweep(judged_by, report)
-        all_shapes = list(guest.shapes_for())
-        turns = _turns(all_shapes, rng)
-        while report.probes < probes and not (until_mismatch and report.mismatched):
-            shape = next(turns)
-            if lack := judged_by.lacks(shape):
-                report.applied[lack] += 1
+        course = _Course(oracle, list(guest.shapes_for()), random.Random(seed), probes, Report(), guest.PLACES.arena)
+        sweep(oracle, course.report)
+        while course.left() and not (until_mismatch and course.report.mismatched):
+            shape = next(course.turns)
+            if lack := oracle.lacks(shape):
+                course.report.applied[lack] += 1
                 continue
-            shape = _with_features(shape, judged_by.pa_sizes(shape), rng)
-            count = min(_share(probes, all_shapes), probes - report.probes)
-            if buildable(shape) and rng.random() < 0.4:
-                made = own(shape, guest.PLACES, rng.getrandbits(32), count, arena=guest.PLACES.arena)
-                judge(judged_by, made.table, report)
-                live(made.s2, made.table, report)
-                made.s2.close()
-            else:
-                places, restricted = judged_by.places(shape)
-                if restricted:
-                    report.applied[restricted] += 1
-                judge(judged_by, tree(shape, places, rng.getrandbits(32), count), report)
-            progress(report)
+            places, restricted = oracle.places(shape)
+            if restricted:
+                course.report.applied[restricted] += 1
+            course.table(_with_features(shape, oracle.pa_sizes(shape), course.rng), places)
+            progress(course.report)
     finally:
-        judged_by.close()
-    return report
+        oracle.close()
+    return course.report
+
+
+def _with_features(shape: Shape, pa_sizes: tuple[int, ...], rng: random.Random) -> Shape:
+    """Draw what the CPU has and uses."""
+    return replace(
+        shape,
+        pa_bits=rng.choice(pa_sizes),
+        fwb=rng.random() < 0.4,
+        xnx=True,  # QEMU's largest CPU always has it
+        ha=rng.random() < 0.6,
+        hd=rng.random() < 0.5,  # without HA it does nothing
+    )
 
 
 class Run(Protocol):
     """A run against one oracle."""
 
-    def __call__(self, seed: int, probes: int, progress: Progress = ..., *, until_mismatch: bool = False) -> Report: ...
+    def __call__(
+        self,
+        seed: int,
+        probes: int,
+        progress: Progress = ...,
+        *,
+        until_mismatch: bool = False,
+        timeout_s: float = 60.0,
+    ) -> Report:
+        """Run it."""
+        ...
 
 
 RUNS: dict[str, Run] = {"qemu": run_qemu, "unicorn": run_unicorn}

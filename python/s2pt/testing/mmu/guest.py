@@ -18,7 +18,7 @@ from s2pt.testing.mmu import qemu
 from s2pt.testing.mmu.known import Applied, Known, excused, reserved_block
 from s2pt.testing.mmu.qemu import ARENA, DATA, DATA_SIZE, GUEST_PAGE, Batch, QemuMachine
 from s2pt.testing.mmu.shapes import Shape, shapes
-from s2pt.testing.mmu.table import ACCESSES, ANSWER, UNTOLD, OracleError, Table
+from s2pt.testing.mmu.table import ACCESSES, ANSWER, UNTOLD, AstrayError, Table
 from s2pt.testing.mmu.trees import Places
 from s2pt.types import FaultCode, Geometry
 
@@ -73,7 +73,7 @@ class QemuOracle:
         ((base, words),) = table.regions
         self.machine.words(base, len(words))[:] = words
         self._raw = _orders(table.probes)
-        hcr = qemu.HCR | (qemu.HCR_FWB if table.fwb else 0) | qemu.HCR_DC
+        hcr = qemu.HCR | (qemu.HCR_FWB if table.shape.fwb else 0) | qemu.HCR_DC
         # Fetches come first, while every instruction in the data is undefined: a store could make it anything.
         order = np.argsort(table.probes["access"] != 2, kind="stable")
         batch = Batch(table.vtcr, table.vttbr, hcr, table.guest_page, self._raw[order])
@@ -91,7 +91,7 @@ class QemuOracle:
         inside = results["far"] >> np.uint64(12) == table.guest_page >> 12
         lost = aborted & inside & (probes["ipa"] >> np.uint64(12) != table.guest_page >> 12)
         if lost.any() or not np.all(aborted | (ec == _HVC)):
-            raise OracleError(self._astray(table, int(np.flatnonzero(lost | ~(aborted | (ec == _HVC)))[0])))
+            raise AstrayError(self._astray(table, int(np.flatnonzero(lost | ~(aborted | (ec == _HVC)))[0])))
         syndromes = self._syndromes()
         answers["fault"][aborted] = syndromes["fault"][aborted]
         answers["level"][aborted] = syndromes["level"][aborted]
@@ -117,7 +117,7 @@ class QemuOracle:
         self._taken = high = _only_high_bits(table, ours)
         excused(Known.QEMU_HIGH_BITS, high, ours, theirs, applied)
         if self.major < 8:
-            reserved = reserved_block(ours, theirs)
+            reserved = reserved_block(table.shape, ours, theirs)
             self._taken = high | reserved
             excused(Known.QEMU7_RESERVED_BLOCK, reserved, ours, theirs, applied)
 
@@ -136,7 +136,7 @@ class QemuOracle:
                 return Known.QEMU7_LEVEL_MINUS_1
         return None
 
-    def lacks_vtcr(self, geometry: Geometry, vtcr: int) -> Known | None:
+    def lacks_vtcr(self, geometry: Geometry) -> Known | None:
         """Say which known fault lets this QEMU refuse a VTCR_EL2 that describes such a table."""
         if self.major >= 8:
             return None
@@ -236,8 +236,7 @@ class QemuOracle:
 
 def _only_high_bits(table: Table, ours: NDArray[np.void]) -> NDArray[np.bool_]:
     """Where we answer an address size fault for the sake of bits 51:50 of an LPA2 descriptor alone."""
-    pa_bits = (32, 36, 40, 42, 44, 48, 52, 52)[table.vtcr >> 16 & 7]
-    lpa2 = bool(table.vtcr >> 32 & 1)
+    pa_bits, lpa2 = table.shape.pa_bits, table.shape.lpa2
     above = (1 << 50) - (1 << min(pa_bits, 50))
     within = ours["raw"] & np.uint64(above) == 0
     mask: NDArray[np.bool_] = (ours["fault"] == FaultCode.ADDRESS_SIZE) & within

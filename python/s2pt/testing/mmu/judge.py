@@ -14,7 +14,7 @@ from s2pt.arch import explain_entry
 from s2pt.errors import S2ptError
 from s2pt.image import Image
 from s2pt.testing.mmu.known import Applied
-from s2pt.testing.mmu.table import ACCESSES, UNTOLD, Oracle, Table, answers_of
+from s2pt.testing.mmu.table import ACCESSES, ANSWER, UNTOLD, AstrayError, Oracle, Table, answers_of
 from s2pt.types import FaultCode
 
 __all__ = ["Mismatch", "Report", "judge"]
@@ -108,7 +108,8 @@ class Report:
 
 
 def _name(fault: int) -> str:
-    return FaultCode(fault).name.lower().replace("_", " ")
+    known = fault in set(FaultCode)
+    return FaultCode(fault).name.lower().replace("_", " ") if known else f"unknown ({fault})"
 
 
 def _outcome(fault: int, level: int, pa: int | None, mair: int) -> str:
@@ -147,8 +148,8 @@ def path(image: Image, table: Table, ipa: int) -> Iterator[str]:
         level=last.level,
         granule=shape.granule,
         lpa2=shape.lpa2,
-        xnx=table.xnx,
-        fwb=table.fwb,
+        xnx=table.shape.xnx,
+        fwb=table.shape.fwb,
         pa_bits=shape.pa_bits,
     )
     yield "    " + "; ".join(f"{name} [{bits}] {meaning}" for bits, name, _, meaning in rows)
@@ -170,14 +171,21 @@ def explain(table: Table, image: Image, index: int, ours: NDArray[np.void], thei
     return Mismatch(table.name, "\n".join(lines))
 
 
-def judge(oracle: Oracle, table: Table, report: Report) -> None:
-    """Ask the oracle and ourselves, compare, and add to the report."""
-    image = table.image()
+def judge(oracle: Oracle, table: Table, report: Report) -> NDArray[np.void]:
+    """Ask the oracle and ourselves, compare, and add to the report; return the oracle's answers, faults excused."""
+    theirs: NDArray[np.void]
+    try:
+        image = table.image()
+        theirs = oracle.ask(table)
+    except (S2ptError, AstrayError) as error:
+        # Our own registers or walks are so wrong that nothing can be asked.
+        report.add(table, np.zeros(0, [("fault", "<u8")]), 1, [Mismatch(table.name, str(error))])
+        return np.zeros(0, ANSWER)
     ours = answers_of(image, table.probes)
-    theirs = oracle.ask(table)
     oracle.excuse(table, ours, theirs, report.applied)
     wrong = np.flatnonzero(differing(table, ours, theirs))
     explained = [explain(table, image, int(index), ours, theirs) for index in wrong[:_SHOWN]]
     report.add(table, ours, len(wrong), explained)
     others = oracle.check(table, ours)
     report.refuse(len(others), [Mismatch(table.name, text) for text in others[:_SHOWN]])
+    return theirs

@@ -11,6 +11,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from s2pt.testing.mmu.shapes import Shape
 from s2pt.types import FaultCode
 
 __all__ = ["Applied", "Known", "excused", "reserved_block"]
@@ -48,13 +49,14 @@ def excused(
         applied[which] += int(mask.sum())
 
 
-def reserved_block(ours: NDArray[np.void], theirs: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Where we answer a translation fault because a block stands where none may be, and the oracle takes the block.
+def reserved_block(shape: Shape, ours: NDArray[np.void], theirs: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Where a block stands at a level that has none, we answer a translation fault, and the oracle takes the block.
 
-    The entry looks like a block above level 3; the oracle answers with a hit, or refuses for the sake of its attributes
-    or address, at the same level.
+    The oracle answers with a hit, or refuses for the sake of its attributes or address, at the same level. Which levels
+    have blocks is said by `shape`, not by us.
     """
-    block = (ours["fault"] == FaultCode.TRANSLATION) & ((ours["raw"] & np.uint64(3)) == 1) & (ours["level"] < 3)
+    block = (ours["fault"] == FaultCode.TRANSLATION) & ((ours["raw"] & np.uint64(3)) == 1)
+    block &= np.isin(ours["level"], [level for level in range(-1, 3) if not shape.block_exists(level)])
     refused = (theirs["fault"] != FaultCode.TRANSLATION) & (~theirs["known"] | (theirs["level"] == ours["level"]))
     mask: NDArray[np.bool_] = block & ((theirs["fault"] == 0) | refused)
     return mask

@@ -7,37 +7,40 @@ refuses is refused; the table is as good as before.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import struct
 from dataclasses import dataclass
 
 import numpy as np
 
-import s2pt
-from s2pt import Prot, Stage2
+from s2pt import Prot, S2ptError, Stage2
+from s2pt.model import ModelStage2
+from s2pt.testing.adapter import Call
 from s2pt.testing.mmu.shapes import Shape
 from s2pt.testing.mmu.table import PROBE, Table, Words
 from s2pt.testing.mmu.trees import Places, tidy
+from s2pt.types import Existing, MemType
 
 __all__ = ["Own", "buildable", "own"]
 
 _DUMP_HEADER = struct.Struct("<8s5Q")
 _ROUNDS = 40
-_MEMORY_TYPES = ("normal", "normal", "normal-nc", "device-nGnRE", "device-GRE")
-_NORMAL = ("normal", "as-stage1")
+_MEMORY_TYPES = (MemType.NORMAL, MemType.NORMAL, MemType.NORMAL_NC, MemType.DEVICE_NGNRE, MemType.DEVICE_GRE)
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A table of ours, live and as memory."""
+    """A table of ours: live, as memory, and as the model has it, which knows no descriptors."""
 
     s2: Stage2
+    model: ModelStage2
     table: Table
 
 
 def buildable(shape: Shape) -> bool:
-    """Whether `Stage2` builds such tables: at least 32 bits of IPA and two levels."""
-    return shape.ipa_bits >= 32 and shape.start <= 2
+    """Whether `Stage2` builds such tables: at least 32 bits of IPA and two levels, and no HD without HA."""
+    return shape.ipa_bits >= 32 and shape.start <= 2 and shape.ha >= shape.hd
 
 
 def own(shape: Shape, places: Places, seed: int, probes: int, *, arena: int | None = None) -> Own:
@@ -49,41 +52,33 @@ def own(shape: Shape, places: Places, seed: int, probes: int, *, arena: int | No
         Where the frames are moved, one after another, the root first; as the library placed them by default.
     """
     rng = random.Random(f"own {shape} {seed}")
-    s2 = Stage2(
-        shape.ipa_bits,
-        1 << shape.page_bits,
-        shape.pa_bits,
-        start_level=shape.start,
-        lpa2=shape.lpa2,
-        fwb=shape.fwb,
-        xnx=shape.xnx,
-        ha=shape.ha,
-        hd=shape.hd,
-    )
+    options = {name: getattr(shape, name) for name in ("lpa2", "fwb", "xnx", "ha", "hd")}
+    s2 = Stage2(shape.ipa_bits, 1 << shape.page_bits, shape.pa_bits, start_level=shape.start, **options)
+    model = ModelStage2(shape.ipa_bits, 1 << shape.page_bits, shape.pa_bits, start_level=shape.start, **options)
     anchors = _anchors(shape)
     ranges: list[tuple[int, int]] = []
     for _ in range(_ROUNDS):
         ipa, size = rng.choice(ranges) if ranges and rng.random() < 0.5 else _range(rng, shape, anchors)
         ranges.append((ipa, size))
-        try:
-            _operate(rng, s2, shape, places, ipa, size)
-        except s2pt.S2ptError:
-            continue
+        call = _call(rng, shape, places, ipa, size)
+        for target in (s2, model):
+            with contextlib.suppress(S2ptError):
+                call.on(target)
     guest = 0
     if places.guest_page is not None:
         page = 1 << shape.page_bits
         guest = rng.randrange(1 << shape.ipa_bits) // page * page
-        s2.map(guest, page, places.guest_page, Prot.RX)
+        for target in (s2, model):
+            target.map(guest, page, places.guest_page, Prot.RX)
         ranges.append((guest, page))
     s2.drain()
     regions, root = _frames(s2, shape, arena)
     table = Table(
         name=f"own {shape}",
+        shape=shape,
         vtcr=s2.vtcr,
         vttbr=s2.vttbr >> 48 << 48 | root,
         regions=regions,
-        fwb=shape.fwb,
-        xnx=shape.xnx,
         guest_page=guest,
     )
     table.probes = np.zeros(probes, PROBE)
@@ -91,8 +86,8 @@ def own(shape: Shape, places: Places, seed: int, probes: int, *, arena: int | No
     draw = np.random.default_rng(rng.getrandbits(64))
     table.probes["access"] = draw.integers(0, 3, probes)
     table.probes["el"] = draw.integers(0, 2, probes)
-    tidy(table, shape)
-    return Own(s2, table)
+    tidy(table)
+    return Own(s2, model, table)
 
 
 def _anchors(shape: Shape) -> list[int]:
@@ -126,7 +121,7 @@ def _output(rng: random.Random, shape: Shape, places: Places, ipa: int, size: in
     return rng.randrange(1 << 33, room) // unit * unit + ipa % unit
 
 
-def _safe(shape: Shape, places: Places, pa: int, size: int) -> bool:
+def _safe(places: Places, pa: int, size: int) -> bool:
     """Whether the oracle has nothing at this output, or only its data."""
     return pa >= 1 << 33 or (places.data <= pa and pa + size <= places.data + places.data_size)
 
@@ -135,44 +130,42 @@ def _prot(rng: random.Random, shape: Shape, execute: bool) -> Prot:
     prots = [Prot.NONE, Prot.R, Prot.W, Prot.RW]
     if execute:
         prots += [Prot.X, Prot.RX, Prot.RWX]
-        prots += [Prot.R | Prot.PX, Prot.RW | Prot.UX] if shape.xnx else []
+        prots += [Prot.R | Prot.PX, Prot.RW | Prot.UX, Prot.RW | Prot.PX, Prot.UX] if shape.xnx else []
     return rng.choice(prots)
 
 
-def _operate(rng: random.Random, s2: Stage2, shape: Shape, places: Places, ipa: int, size: int) -> None:
-    """Make one random call."""
+def _call(rng: random.Random, shape: Shape, places: Places, ipa: int, size: int) -> Call:
+    """Draw a call on a range."""
     draw = rng.random()
     if draw < 0.5:
         pa = _output(rng, shape, places, ipa, size)
         memory_type = rng.choice(_MEMORY_TYPES)
         if shape.fwb and rng.random() < 0.2:
-            memory_type = "as-stage1"
-        if _entries(shape, size, pa | ipa) > 2000 or not _safe(shape, places, pa, size):
-            return
-        s2.map(
-            ipa,
-            size,
-            pa,
-            _prot(rng, shape, memory_type in _NORMAL),
-            memtype=memory_type,
-            existing=rng.choice(("replace", "replace", "keep", "error")),
-            software=rng.randrange(16),
-            af=rng.random() < 0.8,
-        )
-    elif draw < 0.6:
-        s2.unmap(ipa, size)
-    elif draw < 0.7:
-        s2.protect(ipa, size, _prot(rng, shape, False))
-    elif draw < 0.77:
-        s2.write_protect(ipa, size)
-    elif draw < 0.84:
-        s2.relax(ipa, size, rng.choice((Prot.R, Prot.W, Prot.RW)))
-    elif draw < 0.9:
-        s2.split(ipa, size, next(level for level in (3, 2, 1, 0, -1) if size >> shape.shift(level) <= 2000))
-    elif draw < 0.95:
-        s2.test_and_clear_young(ipa, size)
-    else:
-        s2.collapse(ipa, size)
+            memory_type = MemType.AS_STAGE1
+        if _entries(shape, size, pa | ipa) <= 2000 and _safe(places, pa, size):
+            return Call(
+                "map",
+                ipa,
+                size,
+                pa,
+                _prot(rng, shape, not memory_type.forbids_execute),
+                memtype=memory_type,
+                existing=rng.choice((Existing.REPLACE, Existing.REPLACE, Existing.KEEP, Existing.ERROR)),
+                software=rng.randrange(16),
+                af=rng.random() < 0.8,
+            )
+    if draw < 0.6:
+        return Call("unmap", ipa, size)
+    if draw < 0.7:
+        return Call("protect", ipa, size, _prot(rng, shape, False))
+    if draw < 0.77:
+        return Call("write_protect", ipa, size)
+    if draw < 0.84:
+        return Call("relax", ipa, size, rng.choice((Prot.R, Prot.W, Prot.RW)))
+    if draw < 0.9:
+        finest = next(level for level in (3, 2, 1, 0, -1) if size >> shape.shift(level) <= 2000)
+        return Call("split", ipa, size, finest)
+    return Call("test_and_clear_young" if draw < 0.95 else "collapse", ipa, size)
 
 
 def _entries(shape: Shape, size: int, addresses: int) -> int:
@@ -242,6 +235,8 @@ def _reachable(frames: dict[int, Words], levels: dict[int, int], shape: Shape) -
         if levels[pa] < 3:
             for value in frames[pa][frames[pa] & np.uint64(3) == 3].tolist():
                 below = value & 0x0000_FFFF_FFFF_F000
+                if below not in frames:
+                    raise S2ptError(f"the table at {pa:#x} points to {below:#x}, which is not in the dump")
                 levels[below] = levels[pa] + 1
                 found.append(below)
     return found

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2pt.image import Image
+from s2pt.testing.mmu.shapes import Shape
 
 if TYPE_CHECKING:
     from s2pt.testing.mmu.known import Applied
@@ -23,6 +24,7 @@ __all__ = [
     "ANSWER",
     "PROBE",
     "UNTOLD",
+    "AstrayError",
     "Oracle",
     "OracleError",
     "OracleMissingError",
@@ -52,6 +54,10 @@ class OracleError(Exception):
     """The oracle itself does not work: it is not installed, it died, or it does not answer in time."""
 
 
+class AstrayError(OracleError):
+    """The hardware does not walk to the guest's own page, to which our walk leads."""
+
+
 class OracleMissingError(OracleError):
     """The oracle is not installed here."""
 
@@ -64,12 +70,12 @@ class Table:
     ----------
     name : str
         Which configuration this is, for reports.
+    shape : Shape
+        What it is made for.
     vtcr, vttbr : int
         The registers.
     regions : list of (int, numpy.ndarray of uint64)
         The frames: physical addresses, and the words from there on.
-    fwb, xnx : bool
-        HCR_EL2.FWB, and whether the CPU has FEAT_XNX.
     guest_page : int
         IPA of the page with the guest's code, for oracles that run one.
     probes : numpy.ndarray of `PROBE`
@@ -77,17 +83,16 @@ class Table:
     """
 
     name: str
+    shape: Shape
     vtcr: int
     vttbr: int
     regions: list[tuple[int, Words]]
-    fwb: bool = False
-    xnx: bool = False
     guest_page: int = 0
     probes: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, PROBE))
 
     def image(self) -> Image:
         """Return the table as `s2pt.image` reads it."""
-        options: dict[str, Any] = {"fwb": self.fwb, "xnx": self.xnx, "dialect": "own"}
+        options: dict[str, Any] = {"fwb": self.shape.fwb, "xnx": self.shape.xnx, "dialect": "own"}
         if len(self.regions) == 1:
             base, words = self.regions[0]
             return Image(words.tobytes(), self.vtcr, self.vttbr, base=base, **options)

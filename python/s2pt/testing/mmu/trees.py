@@ -268,10 +268,11 @@ class Tree:
         return drawn
 
 
-def tidy(table: Table, shape: Shape) -> None:
+def tidy(table: Table) -> None:
     """Let instructions begin where they can, and read the guest's own code instead of executing it anywhere."""
     probes = table.probes
-    code = probes["ipa"] >> np.uint64(shape.page_bits) == table.guest_page >> shape.page_bits
+    page_bits = table.shape.page_bits
+    code = probes["ipa"] >> np.uint64(page_bits) == table.guest_page >> page_bits
     probes["access"][code & (probes["access"] == 2)] = 0
     fetch = probes["access"] == 2
     probes["ipa"][fetch] &= ~np.uint64(3)
@@ -298,11 +299,10 @@ def tree(shape: Shape, places: Places, seed: int, probes: int) -> Table:
     made.fill(root, shape.start, 1 << shape.root_bits, 0)
     table = Table(
         name=f"tree {shape}",
+        shape=shape,
         vtcr=shape.vtcr,
         vttbr=shape.vttbr(places.arena, rng.randrange(1, 1 << 16)),
         regions=[(places.arena, memory_of(made.frames))],
-        fwb=shape.fwb,
-        xnx=shape.xnx,
         guest_page=guest,
     )
     table.probes = np.zeros(probes, PROBE)
@@ -310,5 +310,5 @@ def tree(shape: Shape, places: Places, seed: int, probes: int) -> Table:
     draw = np.random.default_rng(rng.getrandbits(64))
     table.probes["access"] = draw.integers(0, 3, probes)
     table.probes["el"] = draw.integers(0, 2, probes)
-    tidy(table, shape)
+    tidy(table)
     return table

@@ -141,10 +141,10 @@ class UnicornOracle:
 
     def excuse(self, table: Table, ours: NDArray[np.void], theirs: NDArray[np.void], applied: Applied) -> None:
         """Take our answer where a known fault explains theirs."""
-        excused(Known.UNICORN_RESERVED_BLOCK, reserved_block(ours, theirs), ours, theirs, applied)
+        excused(Known.UNICORN_RESERVED_BLOCK, reserved_block(table.shape, ours, theirs), ours, theirs, applied)
         hit = (ours["fault"] == 0) & (theirs["fault"] == 0) & theirs["pa_known"]
-        page_bits = {0: 12, 1: 16, 2: 14}[table.vtcr >> 14 & 3]
-        shift = (page_bits + (page_bits - 3) * (3 - ours["level"])).astype(np.uint64)
+        page_bits = table.shape.page_bits
+        shift = (page_bits + table.shape.stride * (3 - ours["level"])).astype(np.uint64)
         offset = table.probes["ipa"] & ((np.uint64(1) << shift) - np.uint64(1))
         with_stray_bits = ours["raw"] & np.uint64(_PA_BITS >> page_bits << page_bits) | offset
         stray = hit & (ours["pa"] != theirs["pa"]) & (theirs["pa"] == with_stray_bits)
