@@ -4,6 +4,9 @@
 
 extern crate alloc;
 
+#[macro_use]
+mod faults;
+
 pub mod arch;
 pub mod image;
 pub mod memory;

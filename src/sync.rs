@@ -8,6 +8,9 @@ pub use alloc::sync::Arc;
 #[cfg(not(any(loom, shuttle)))]
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
+#[cfg(s2pt_faults)]
+pub(crate) use std::sync::OnceLock;
+
 #[cfg(loom)]
 pub use loom::sync::{
     Arc,

@@ -55,10 +55,10 @@ impl HardwareUpdate {
 
     /// From the two bits as a register holds them: HD without HA does nothing.
     #[inline]
-    pub const fn of_register(ha: bool, hd: bool) -> Self {
+    pub fn of_register(ha: bool, hd: bool) -> Self {
         Self {
             af: ha,
-            dirty: ha && hd,
+            dirty: seeded!(HdAlone, hd, ha && hd),
         }
     }
 }
@@ -89,18 +89,19 @@ impl Format {
         el: El,
         hardware: HardwareUpdate,
     ) -> Result<(), FaultKind> {
-        if !self.af(leaf) && !hardware.af {
+        let old = !self.af(leaf) && !hardware.af;
+        if seeded!(AfIgnored, false, seeded!(AfLast, false, old)) {
             return Err(FaultKind::AccessFlag);
         }
         let needed = match (access, el) {
             (AccessKind::Read, _) => Prot::R,
-            (AccessKind::Write, _) => Prot::W,
+            (AccessKind::Write, _) => seeded!(WriteByRead, Prot::R, Prot::W),
             (AccessKind::Execute, El::El1) => Prot::PX,
-            (AccessKind::Execute, El::El0) => Prot::UX,
+            (AccessKind::Execute, El::El0) => seeded!(ElIgnored, Prot::PX, Prot::UX),
         };
         let granted = self.prot(leaf).contains(needed);
         if granted || matches!(access, AccessKind::Write) && makes_dirty(leaf, hardware) {
-            Ok(())
+            seeded!(AfLast, if old { Err(FaultKind::AccessFlag) } else { Ok(()) }, Ok(()))
         } else {
             Err(FaultKind::Permission)
         }
@@ -113,10 +114,10 @@ impl Format {
     #[inline]
     pub fn after_access(&self, leaf: Pte, access: AccessKind, hardware: HardwareUpdate) -> Pte {
         let mut raw = leaf.raw();
-        if hardware.af {
+        if seeded!(AfNotSet, false, hardware.af) {
             raw |= Self::AF_BIT;
         }
-        if matches!(access, AccessKind::Write) && makes_dirty(leaf, hardware) {
+        if seeded!(DirtyOnRead, true, matches!(access, AccessKind::Write)) && makes_dirty(leaf, hardware) {
             raw |= Self::WRITE_BIT;
         }
         Pte::from_raw(raw)
@@ -126,7 +127,7 @@ impl Format {
 /// Whether a write to `leaf` makes it writable.
 #[inline]
 fn makes_dirty(leaf: Pte, hardware: HardwareUpdate) -> bool {
-    hardware.dirty && leaf.raw() & Format::DBM_BIT != 0
+    seeded!(DbmIgnored, false, hardware.dirty) && leaf.raw() & Format::DBM_BIT != 0
 }
 
 #[cfg(test)]

@@ -77,15 +77,19 @@ impl Format {
         let top = if lpa2 { 50 } else { 48 };
         let mut direct = [0; 8];
         for level in Level::ALL {
-            direct[level.slot()] = bits(top, geometry.shift(level).min(top));
+            let low = seeded!(BlockStray, geometry.shift(Level::L3), geometry.shift(level)).min(top);
+            direct[level.slot()] = bits(
+                seeded!(AddressTop, top - 1, top),
+                seeded!(AddressLow, low + u32::from(level.is_last()), low),
+            );
         }
         let (high_mask, high_at, high_pa) = match (lpa2, wide64) {
-            (true, _) => (0b11, 8, 50),
-            (_, true) => (0b1111, 12, 48),
+            (true, _) => (0b11, seeded!(Lpa2HighAt, 9, 8), seeded!(Lpa2HighTo, 49, 50)),
+            (_, true) => (seeded!(Wide64Mask, 0b0111, 0b1111), 12, 48),
             _ => (0, 0, 0),
         };
-        let (xn_mask, xn_by_prot) = if options.xnx {
-            (0b11, XN_BY_PROT)
+        let (xn_mask, xn_by_prot) = if seeded!(XnxIgnored, false, options.xnx) {
+            (0b11, seeded!(EncodeExecute, 0b00_11_01_10, XN_BY_PROT))
         } else {
             (0b10, XN_BY_PROT_WITHOUT_XNX)
         };
@@ -96,7 +100,7 @@ impl Format {
             high_pa,
             xn_mask,
             xn_by_prot,
-            fwb: options.fwb,
+            fwb: seeded!(FwbIgnored, false, options.fwb),
             lpa2,
         }
     }
@@ -141,11 +145,11 @@ impl Format {
             (shareability as u64) << SH_SHIFT
         };
         Ok(VALID
-            | (level.is_last() as u64) << 1
-            | u64::from(memattr) << MEMATTR_SHIFT
-            | self.prot_bits(attrs.prot)
+            | (seeded!(EncodePage, false, level.is_last()) as u64) << 1
+            | u64::from(memattr) << seeded!(EncodeMemAttr, MEMATTR_SHIFT + 1, MEMATTR_SHIFT)
+            | self.prot_bits(seeded!(EncodeAccess, exchanged(attrs.prot), attrs.prot))
             | sh
-            | flag(attrs.af, Self::AF_BIT)
+            | flag(attrs.af, seeded!(EncodeAf, Self::AF_BIT << 1, Self::AF_BIT))
             | flag(attrs.dbm, Self::DBM_BIT)
             | flag(attrs.contiguous, Self::CONTIGUOUS_BIT)
             | u64::from(attrs.software) << SOFTWARE_SHIFT)
@@ -282,6 +286,13 @@ impl Format {
     const fn high_bits(&self, entry: Pte) -> u64 {
         (entry.raw() >> self.high_at & self.high_mask) << self.high_pa
     }
+}
+
+/// Read and write exchanged.
+#[cfg(s2pt_faults)]
+fn exchanged(prot: Prot) -> Prot {
+    let p = prot.bits();
+    Prot::from_bits_truncate(p & 3 | (p & 8) >> 1 | (p & 4) << 1)
 }
 
 /// Bits `top - 1` down to `low`.

@@ -152,7 +152,9 @@ impl Geometry {
             shifts[level.slot()] = shape.shift(level).min(63) as u8;
             index_masks[level.slot()] = match level.cmp(&start) {
                 core::cmp::Ordering::Less => 0,
-                core::cmp::Ordering::Equal => (1 << shape.root_bits()) - 1,
+                core::cmp::Ordering::Equal => {
+                    (1 << seeded!(RootIndex, shape.root_bits().min(stride), shape.root_bits())) - 1
+                }
                 core::cmp::Ordering::Greater => (1 << stride) - 1,
             };
         }
@@ -359,7 +361,7 @@ fn check_start(granule: Granule, ipa_bits: u8, level: Level, lpa2: bool, last: L
     }
     let shift = granule.shift() + granule.stride() * (3 - level.get()) as u32;
     let min = shift + 1;
-    let max = shift + granule.stride() + CONCATENATION_BITS;
+    let max = shift + granule.stride() + seeded!(Concatenation, 3, CONCATENATION_BITS);
     if !(min..=max).contains(&u32::from(ipa_bits)) {
         return Err(GeometryError::StartLevel {
             level,
@@ -375,8 +377,8 @@ fn check_start(granule: Granule, ipa_bits: u8, level: Level, lpa2: bool, last: L
 /// Arm ARM, `AArch64.BlockDescSupported`; KVM's subset is `kvm_supported_block_sizes`.
 fn leaf_levels(granule: Granule, start: Level, lpa2: bool, pa_bits: u8, rule: BlockRule) -> u8 {
     let first_block = match (granule, rule) {
-        (Granule::K4, BlockRule::Architecture) if lpa2 => Level::L0,
-        (Granule::K4, _) => Level::L1,
+        (Granule::K4, BlockRule::Architecture) if lpa2 => seeded!(BlockAt0, Level::L1, Level::L0),
+        (Granule::K4, _) => seeded!(BlockAt1, Level::L2, Level::L1),
         (Granule::K16, BlockRule::Architecture) if lpa2 => Level::L1,
         (Granule::K64, BlockRule::Architecture) if pa_bits == 52 => Level::L1,
         (Granule::K16 | Granule::K64, _) => Level::L2,

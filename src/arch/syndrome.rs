@@ -114,9 +114,10 @@ impl Fault {
         let offset = if esr.s1ptw() || esr.far_invalid() {
             0
         } else {
-            far & PAGE_OFFSET
+            seeded!(SyndromeOffset, 0, far & PAGE_OFFSET)
         };
-        Self::from_esr(esr, Ipa::new((hpfar & FIPA_MASK) << FIPA_SHIFT | offset))
+        let page = (hpfar & FIPA_MASK) << seeded!(SyndromePage, FIPA_SHIFT - 1, FIPA_SHIFT);
+        Self::from_esr(esr, Ipa::new(page | offset))
     }
 
     /// The fault that ESR_EL2 reports, at an IPA that is known already.
@@ -144,8 +145,8 @@ impl Fault {
         let access = match (esr.s1ptw(), esr.is_instruction(), esr.write()) {
             (true, _, _) if kind == FaultKind::Permission => AccessKind::Write,
             (true, _, _) => AccessKind::Read,
-            (_, true, _) => AccessKind::Execute,
-            (_, _, true) => AccessKind::Write,
+            (_, true, _) => seeded!(SyndromeFetch, AccessKind::Read, AccessKind::Execute),
+            (_, _, true) => seeded!(SyndromeWrite, AccessKind::Read, AccessKind::Write),
             (_, _, false) => AccessKind::Read,
         };
         Ok(Self {

@@ -66,7 +66,10 @@ impl<R: ReadMemory> Image<R> {
             s1ptw: false,
         };
         let mut answer = Answer {
-            result: Err(fault(FaultKind::Translation, Level::L0)),
+            result: Err(fault(
+                FaultKind::Translation,
+                seeded!(BeyondLevel, self.geometry.start_level(), Level::L0),
+            )),
             end: None,
             after: Pte::EMPTY,
         };
@@ -76,7 +79,10 @@ impl<R: ReadMemory> Image<R> {
         let mut level = self.geometry.start_level();
         for step in Descent::new(self, ipa) {
             let Ok(entry) = step else {
-                answer.result = Err(fault(FaultKind::ExternalAbort, level));
+                answer.result = Err(fault(
+                    FaultKind::ExternalAbort,
+                    seeded!(AbsentLevel, level.shallower().unwrap_or(level), level),
+                ));
                 return answer;
             };
             read(entry);
@@ -90,7 +96,10 @@ impl<R: ReadMemory> Image<R> {
                     continue;
                 }
                 Ok(Some(hit)) => Ok(hit),
-                Err(kind) => Err(fault(kind, entry.level)),
+                Err(kind) => Err(fault(
+                    kind,
+                    seeded!(AddressSizeLevel, one_too_deep(kind, entry.level), entry.level),
+                )),
             };
             if answer.result.is_ok() {
                 answer.after = self.format.after_access(entry.pte, access, self.hardware());
@@ -113,7 +122,7 @@ impl<R: ReadMemory> Image<R> {
             EntryKind::Leaf => self.format.output(entry.pte, entry.level),
             _ => return Err(FaultKind::Translation),
         };
-        if output.get() >= self.geometry.pa_limit() {
+        if seeded!(NoAddressSize, false, output.get() >= self.geometry.pa_limit()) {
             return Err(FaultKind::AddressSize);
         }
         if entry.kind == EntryKind::Table {
@@ -122,5 +131,14 @@ impl<R: ReadMemory> Image<R> {
         self.format.check_access(entry.pte, access, el, self.hardware())?;
         let offset = ipa.offset_from(entry.ipa);
         Ok(Some(self.format.translation(entry.pte, entry.level, offset)))
+    }
+}
+
+/// The level of an address size fault, wrong.
+#[cfg(s2pt_faults)]
+fn one_too_deep(kind: FaultKind, level: Level) -> Level {
+    match kind {
+        FaultKind::AddressSize => level.deeper().unwrap_or(Level::L2),
+        _ => level,
     }
 }

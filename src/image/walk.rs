@@ -137,6 +137,7 @@ impl<R> Image<R> {
         let size = self.geometry.size(level);
         let pte = Pte::from_raw(raw);
         let kind = match pte.kind_of(level, self.dialect) {
+            EntryKind::Reserved if seeded!(LastBlock, pte.is_valid(), false) => EntryKind::Leaf,
             EntryKind::Leaf if !self.geometry.block_allowed(level) => EntryKind::Reserved,
             kind => kind,
         };

@@ -51,6 +51,13 @@ mod _core {
     #[pymodule_export]
     use super::vm::PyVm;
 
+    /// Names of the faults that this build can be told to have, each with what is wrong.
+    #[cfg(s2pt_faults)]
+    #[pyfunction]
+    fn seeded_faults() -> Vec<(&'static str, &'static str)> {
+        crate::faults::NAMES.to_vec()
+    }
+
     /// Imports what calls need later, so that a broken installation fails at import.
     #[pymodule_init]
     fn initialise(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -113,7 +113,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             level,
             s1ptw: false,
         };
-        if ipa.get() >= config.geometry.ipa_limit() {
+        if seeded!(LiveLimit, false, ipa.get() >= config.geometry.ipa_limit()) {
             return Err(fault(FaultKind::Translation, Level::L0));
         }
         let (pte, level) = self.end_of_walk(ipa);
@@ -124,7 +124,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         format
             .check_access(pte, access, El::El1, hardware)
             .map_err(|kind| fault(kind, level))?;
-        let offset = ipa.get() & (config.geometry.size(level) - 1);
+        let offset = ipa.get() & (config.geometry.size(seeded!(LiveOffset, Level::L3, level)) - 1);
         Ok(format.translation(pte, level, offset))
     }
 

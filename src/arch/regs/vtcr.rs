@@ -85,26 +85,26 @@ impl Vtcr {
         };
         let tg0 = match geometry.granule() {
             Granule::K4 => 0,
-            Granule::K64 => 1,
-            Granule::K16 => 2,
+            Granule::K64 => seeded!(BuildTg0, 2, 1),
+            Granule::K16 => seeded!(BuildTg0, 1, 2),
         };
         let ps = PA_BITS
             .iter()
             .position(|&bits| bits == geometry.pa_bits())
             .unwrap_or(PA_BITS.len() - 1) as u64;
         Self(
-            u64::from(64 - geometry.ipa_bits())
-                | (sl0 as u64) << 6
+            u64::from(seeded!(BuildT0sz, 65, 64) - geometry.ipa_bits())
+                | (seeded!(BuildSl0, sl0 + 1 & 3, sl0) as u64) << 6
                 | WRITE_BACK << 8
                 | WRITE_BACK << 10
                 | INNER_SHAREABLE << 12
                 | tg0 << 14
                 | ps << 16
                 | u64::from(options.vmid16) << VS
-                | u64::from(options.ha || options.hd) << HA
+                | u64::from(seeded!(BuildHa, false, options.ha || options.hd)) << HA
                 | u64::from(options.hd) << HD
                 | 1 << RES1
-                | u64::from(geometry.lpa2()) << DS
+                | u64::from(seeded!(BuildDs, false, geometry.lpa2())) << DS
                 | sl2 << SL2,
         )
     }
@@ -164,8 +164,8 @@ impl Vtcr {
         let VtcrFields { sl0, sl2, ds, .. } = self.decode();
         let reserved = VtcrError::StartLevel { sl0, sl2, granule, ds };
         match (granule, sl2, sl0) {
-            (Granule::K4, false, 0) => Ok(Level::L2),
-            (Granule::K4, false, 1) => Ok(Level::L1),
+            (Granule::K4, false, 0) => Ok(seeded!(ReadSl0, Level::L1, Level::L2)),
+            (Granule::K4, false, 1) => Ok(seeded!(ReadSl0, Level::L2, Level::L1)),
             (Granule::K4, false, 2) => Ok(Level::L0),
             (Granule::K4, false, 3) => Ok(Level::L3), // FEAT_TTST
             (Granule::K4, true, 0) if ds => Ok(Level::LM1),
@@ -197,7 +197,8 @@ impl Vtcr {
     pub fn pa_bits(self) -> Result<u8, VtcrError> {
         let granule = self.granule()?;
         let VtcrFields { ps, ds, .. } = self.decode();
-        let bits = *PA_BITS.get(usize::from(ps)).ok_or(VtcrError::PaSize { ps })?;
+        let size = PA_BITS.get(usize::from(seeded!(ReadPs, (ps + 1).min(6), ps)));
+        let bits = *size.ok_or(VtcrError::PaSize { ps })?;
         Ok(if granule == Granule::K64 || ds {
             bits
         } else {
@@ -242,11 +243,11 @@ impl Vtcr {
             }
         }
         let pa_bits = self.pa_bits()?;
-        let ipa_bits = self.ipa_bits();
+        let ipa_bits = seeded!(ReadT0sz, self.ipa_bits() - 1, self.ipa_bits());
         if ipa_bits > 52 {
             return Err(VtcrError::IpaSize { t0sz, bits: ipa_bits });
         }
-        let start_level = Some(self.in_effect().start_level()?);
+        let start_level = Some(seeded!(ReadSl2, self, self.in_effect()).start_level()?);
         Geometry::of_walk(GeometryOptions {
             granule,
             ipa_bits,

@@ -78,7 +78,11 @@ const WITHOUT_LEVEL: [(FaultKind, u8); 8] = [
 impl FaultStatus {
     /// Reads a code; bits above 5:0 are ignored.
     pub fn decode(fsc: u8) -> Self {
-        let fsc = fsc & 0x3f;
+        let fsc = seeded!(
+            SyndromeKinds,
+            exchanged(fsc),
+            seeded!(SyndromeBelow0, without_2b(fsc), fsc & 0x3f)
+        );
         for (kind, level0, below0) in WITH_LEVEL {
             if below0 == Some(fsc) {
                 return Self {
@@ -117,6 +121,24 @@ impl FaultStatus {
         } else {
             Some(level0 + level.get() as u8)
         }
+    }
+}
+
+/// The code with access flag and permission exchanged.
+#[cfg(s2pt_faults)]
+fn exchanged(fsc: u8) -> u8 {
+    match fsc & 0x3f {
+        fsc @ 8..=15 => fsc ^ 4,
+        fsc => fsc,
+    }
+}
+
+/// The code, or an unknown one for a translation fault at level -1.
+#[cfg(s2pt_faults)]
+fn without_2b(fsc: u8) -> u8 {
+    match fsc & 0x3f {
+        0x2b => 0x3f,
+        fsc => fsc,
     }
 }
 
