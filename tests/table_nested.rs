@@ -87,6 +87,7 @@ const REPLACE: MapOptions = MapOptions {
     existing: Existing::Replace,
     largest: None,
     over_tables: false,
+    flags: s2pt::table::WalkFlags::empty(),
 };
 const PAGES: MapOptions = MapOptions {
     largest: Some(Level::L3),

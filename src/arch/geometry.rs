@@ -173,6 +173,20 @@ impl Geometry {
         }
     }
 
+    /// The same shape with blocks only at the levels that KVM uses ([`BlockRule::Kvm`]).
+    #[must_use]
+    pub const fn with_kvm_blocks(self) -> Self {
+        let first = match self.granule {
+            Granule::K4 => Level::L1,
+            Granule::K16 | Granule::K64 => Level::L2,
+        };
+        Self {
+            leaf_levels: self.leaf_levels >> first.slot() << first.slot(),
+            blocks: BlockRule::Kvm,
+            ..self
+        }
+    }
+
     /// The translation granule.
     #[inline]
     pub const fn granule(&self) -> Granule {

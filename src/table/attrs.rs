@@ -67,6 +67,8 @@ struct Attributes<'m, M: TableMemory, W> {
     /// Ageing is about leaves: a block that is covered in part changes as a whole.
     whole_leaves: bool,
     flush: Flush,
+    /// A hole ends the walk with `Again`: KVM's fault operations.
+    faulting: bool,
     stale: Stale,
     changed: Changed,
     /// Some visited leaf had its access flag set.
@@ -84,6 +86,12 @@ impl<M: TableMemory, T: Tlb, A: Access, W: Rewrite> Visitor<M, T, A> for Attribu
         pte: Pte,
     ) -> Result<Step, Error> {
         if !pte.is_valid() {
+            if self.faulting {
+                return Err(Error::Again {
+                    ipa: at.ipa(),
+                    level: at.level(),
+                });
+            }
             return Ok(Step::Next);
         }
         if pte.is_table(at.level()) {
@@ -97,7 +105,7 @@ impl<M: TableMemory, T: Tlb, A: Access, W: Rewrite> Visitor<M, T, A> for Attribu
                 if view.change(at.table, at.index, pte, new).is_err() {
                     return Ok(Step::Retry);
                 }
-                self.stale.add(Ipa::new(at.base), at.size, Some(at.level()));
+                self.touched(&at);
                 self.changed.leaves += 1;
             } else {
                 let piece = Rewritten {
@@ -113,11 +121,28 @@ impl<M: TableMemory, T: Tlb, A: Access, W: Rewrite> Visitor<M, T, A> for Attribu
         } else if self.flush == Flush::Local || self.flush == Flush::Broadcast && view.narrowed_by_peer(1) {
             // A peer was faster. If a right was asked for, this core's refusal is still cached, and would be met again and
             // again; if one was to go, the peer's TLBI may still be under way.
-            self.stale.add(Ipa::new(at.base), at.size, Some(at.level()));
+            self.touched(&at);
         }
         self.young |= format.af(pte);
         self.changed.bytes += at.bytes();
         Ok(Step::Next)
+    }
+
+    fn faulting(&self, view: &View<'_, M, T, A>) -> bool {
+        self.faulting || !view.kvm()
+    }
+}
+
+impl<M: TableMemory, W> Attributes<'_, M, W> {
+    /// The leaf at `at` is to be invalidated: all of it, or on this core what faulted.
+    #[inline]
+    fn touched(&mut self, at: &At<'_>) {
+        let (base, bytes) = if self.faulting {
+            (at.lo, at.bytes())
+        } else {
+            (at.base, at.size)
+        };
+        self.stale.add(Ipa::new(base), bytes, Some(at.level()));
     }
 }
 
@@ -156,12 +181,16 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Maintenance: one broadcast TLBI over what changed, complete when this returns: no CPU writes through an old
     /// translation after that.
     ///
+    /// With KVM's semantics blocks change whole, and **no TLBI is issued**: the caller owes a
+    /// [`flush_tlb`](Self::flush_tlb) when all is protected.
+    ///
     /// # Errors
     /// [`Error::OutOfFrames`] if a block cannot be cut; errors of the range. Nothing was changed then.
     pub fn write_protect(&self, ipa: Ipa, size: u64) -> Result<Changed, Error> {
         let end = self.check_range(ipa, size)?;
         let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() & !(Format::WRITE_BIT | Format::DBM_BIT));
-        Ok(self.rewrite(ipa.get(), end, rewrite, Flush::Broadcast, false)?.changed)
+        let flush = if self.kvm() { Flush::None } else { Flush::Broadcast };
+        Ok(self.rewrite(ipa.get(), end, rewrite, flush, false)?.changed)
     }
 
     /// Takes the right to write from every leaf that the spans touch, whole leaves: a block that a span covers in part is
@@ -196,9 +225,15 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Maintenance: a TLBI on the calling core, also where nothing was left to add (another core that still holds the narrower entry faults once more); a
     /// broadcast one where a block was cut.
     ///
+    /// With KVM's semantics blocks change whole, and the first hole or LOCKED entry ends the call with [`Error::Again`]
+    /// after a TLBI on this core.
+    ///
     /// # Errors
     /// As [`protect`](Self::protect).
     pub fn relax(&self, ipa: Ipa, size: u64, prot: Prot) -> Result<Changed, Error> {
+        if self.kvm() {
+            self.permission_bits(ipa, prot)?; // KVM looks at them before the range
+        }
         let end = self.check_range(ipa, size)?;
         self.permission_bits(ipa, prot)?;
         self.refuse_executable_devices(ipa.get(), end, prot)?;
@@ -212,7 +247,9 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             let bits = format.prot_bits(format.prot(pte) | prot);
             Pte::from_raw(pte.raw() & !mask | bits)
         };
-        let changed = self.rewrite(ipa.get(), end, rewrite, Flush::Local, false)?.changed;
+        let changed = self
+            .rewrite_fault(ipa.get(), end, rewrite, Flush::Local, false)?
+            .changed;
         self.no_device(ipa, prot, device.get())?;
         self.mapped(ipa, changed)
     }
@@ -221,11 +258,12 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// flag is never cached.
     ///
     /// # Errors
-    /// [`Error::NotMapped`] if nothing at all is mapped in the range; errors of the range.
+    /// [`Error::NotMapped`] if nothing at all is mapped in the range; errors of the range. With KVM's semantics
+    /// [`Error::Again`] at the first hole or LOCKED entry.
     pub fn mark_young(&self, ipa: Ipa, size: u64) -> Result<Changed, Error> {
         let end = self.check_range(ipa, size)?;
         let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() | Format::AF_BIT);
-        let changed = self.rewrite(ipa.get(), end, rewrite, Flush::None, true)?.changed;
+        let changed = self.rewrite_fault(ipa.get(), end, rewrite, Flush::None, true)?.changed;
         self.mapped(ipa, changed)
     }
 
@@ -255,6 +293,27 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         Ok(self.rewrite(ipa.get(), end, rewrite, flush, true)?.young)
     }
 
+    /// A rewrite on behalf of a fault. With KVM's semantics it waits for nobody and stops at the first entry that is no
+    /// leaf, and this core forgets what made it fault.
+    #[inline]
+    fn rewrite_fault<W: Rewrite>(
+        &self,
+        start: u64,
+        end: u64,
+        rewrite: W,
+        flush: Flush,
+        whole_leaves: bool,
+    ) -> Result<Outcome, Error> {
+        if !self.kvm() {
+            return self.rewrite(start, end, rewrite, flush, whole_leaves);
+        }
+        let done = self.impatient().rewrite_as(start, end, rewrite, flush, true, true);
+        if let (Flush::Local, Err(Error::Again { ipa, .. })) = (flush, &done) {
+            self.invalidate_refusal(*ipa);
+        }
+        done
+    }
+
     /// Walks the range with one rewrite and issues the TLBI that it needs.
     #[inline]
     fn rewrite<W: Rewrite>(
@@ -265,13 +324,26 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         flush: Flush,
         whole_leaves: bool,
     ) -> Result<Outcome, Error> {
+        self.rewrite_as(start, end, rewrite, flush, whole_leaves || self.kvm(), false)
+    }
+
+    #[inline]
+    fn rewrite_as<W: Rewrite>(
+        &self,
+        start: u64,
+        end: u64,
+        rewrite: W,
+        flush: Flush,
+        whole_leaves: bool,
+        faulting: bool,
+    ) -> Result<Outcome, Error> {
         if flush == Flush::Local
             && end - start == self.core.config.geometry.size(Level::L3)
             && let Some(changed) = self.rewrite_page(Ipa::new(start), &rewrite)
         {
             return Ok(Outcome { changed, young: false });
         }
-        let mut reserve = Reserve::new(&self.core.memory);
+        let mut reserve = Reserve::new(&self.core.memory, self.frames);
         if !whole_leaves {
             let format = &self.core.format;
             let piece = Rewritten {
@@ -286,6 +358,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             reserve,
             whole_leaves,
             flush,
+            faulting,
             stale: Stale::NONE,
             changed: Changed::default(),
             young: false,
@@ -349,7 +422,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             return Ok(());
         }
         let mut refused = None;
-        self.for_each_leaf(start, end, |leaf| {
+        let impatient = self.kvm().then(|| self.impatient());
+        impatient.as_ref().unwrap_or(self).for_each_leaf(start, end, |leaf| {
             let memtype = leaf.attrs.memtype;
             if refused.is_none() && !memtype.may_execute() {
                 refused = Some((leaf.ipa, AttrsError::Execute { prot, memtype }));

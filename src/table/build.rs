@@ -17,18 +17,33 @@ use crate::sync::Ordering;
 pub(crate) struct Reserve<'m, M: TableMemory> {
     memory: &'m M,
     left: usize,
+    /// How many more the call may set aside, whatever the memory has.
+    allowed: usize,
 }
 
 impl<'m, M: TableMemory> Reserve<'m, M> {
-    pub(crate) fn new(memory: &'m M) -> Self {
-        Self { memory, left: 0 }
+    /// For a call that may take `allowed` frames.
+    pub(crate) fn new(memory: &'m M, allowed: usize) -> Self {
+        Self {
+            memory,
+            left: 0,
+            allowed,
+        }
     }
 
     /// Makes sure that the next `frames` takes cannot fail.
     #[inline]
     pub(crate) fn ensure(&mut self, frames: usize) -> Result<(), Error> {
         if frames > self.left {
-            self.memory.reserve(frames - self.left)?;
+            let more = frames - self.left;
+            if more > self.allowed {
+                return Err(Error::OutOfFrames {
+                    needed: frames,
+                    available: self.left + self.allowed,
+                });
+            }
+            self.memory.reserve(more)?;
+            self.allowed -= more;
             self.left = frames;
         }
         Ok(())
@@ -37,7 +52,9 @@ impl<'m, M: TableMemory> Reserve<'m, M> {
     /// Takes up to `frames` more, for what peers may make necessary between the count and the change.
     pub(crate) fn spare(&mut self, frames: usize) {
         if frames > self.left {
-            self.left += self.memory.reserve_spare(frames - self.left);
+            let more = self.memory.reserve_spare((frames - self.left).min(self.allowed));
+            self.allowed -= more;
+            self.left += more;
         }
     }
 
@@ -216,6 +233,13 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             Some(level) => self.build(reserve, Part { level, base, lo, hi }, inherited, piece),
             None => inherited,
         }
+    }
+
+    /// A table with nothing in it, out of `reserve`.
+    pub(crate) fn empty_table(&self, reserve: &mut Reserve<'_, M>) -> Pte {
+        let frame = reserve.take();
+        self.allocated(frame.pa());
+        self.core.format.table(frame.into_pa())
     }
 
     /// Takes a subtree apart that was built and could not be linked.

@@ -114,7 +114,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         });
         if uniform_still {
             let block = format.relevel(uniform.first, child.level, at.level());
-            self.finish_unlink(guard, at, child, 1, Pte::from_raw(block.raw() | flags));
+            self.invalidate_table(&at);
+            self.make_and_retire(guard, at, child, 1, Pte::from_raw(block.raw() | flags));
             self.publish_barrier();
         }
         uniform_still

@@ -18,6 +18,7 @@
 //! |---|---|---|
 //! | [`publish`](View::publish) | EMPTY or ANNOTATED → LEAF or TABLE | R2: one release compare-exchange, no lock, no TLBI |
 //! | [`change`](View::change) | LEAF → LEAF, same output | R4: in place, then the TLBI that the change needs |
+//! | [`mark`](View::mark) | EMPTY or ANNOTATED → EMPTY or ANNOTATED | R2: neither is seen by hardware |
 //! | [`lock`](View::lock) | anything but LOCKED, FROZEN → LOCKED | the break of R3, R5, R6 |
 //! | [`make`](View::make) | LOCKED → anything | the make: a release store, after TLBI and DSB |
 //! | [`freeze`](View::freeze) | anything but LOCKED → FROZEN | R6: waits out a peer's LOCKED, yields the last value |
@@ -90,6 +91,20 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         }
     }
 
+    /// The table at `pa`, with entries at `level`, in which the caller holds an entry LOCKED: so it is still linked.
+    pub(crate) fn table_at<'g>(&'g self, guard: &'g A::Guard, pa: Pa, level: Level) -> Table<'g> {
+        if pa == self.core.root {
+            return self.root_table(guard);
+        }
+        Table {
+            entries: self.core.memory.table(pa),
+            pa,
+            level,
+            #[cfg(any(debug_assertions, loom, shuttle))]
+            generation: self.core.memory.generation(pa),
+        }
+    }
+
     /// In debug builds and models: the frame must not have been freed since the walk reached it.
     #[inline(always)]
     fn check_alive(&self, _table: Table<'_>) {
@@ -153,7 +168,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
 
     /// An owner's mark comes or goes. Neither value is seen by hardware, so no TLBI is due.
     #[inline]
-    pub(crate) fn annotate(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
+    pub(crate) fn mark(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
         debug_assert!(!old.is_valid() && !new.is_valid());
         self.swap(table, index, old, new, Ordering::Release)
     }
@@ -180,6 +195,12 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             },
         );
         self.stored(table, index, Pte::LOCKED, new, true);
+    }
+
+    /// Writes any value over an entry, past all rules: what a test needs to leave an entry as a peer would who died between
+    /// break and make.
+    pub(crate) fn overwrite(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
+        self.swap(table, index, old, new, Ordering::Release)
     }
 
     /// R6: ends the life of an entry whose table is being unlinked, and yields its last value.

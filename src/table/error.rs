@@ -1,9 +1,11 @@
 //! What an operation can refuse, each with the value in hex and the limit that it broke.
 
+use super::semantics::WalkFlags;
 use crate::arch::{AttrsError, GeometryError, Ipa, Level, Pte, VttbrError};
 use crate::memory::OutOfFrames;
 
-/// Why an operation on the table was refused. After any error the table's mappings are as they were.
+/// Why an operation on the table was refused. After any error the table's mappings are as they were (but see
+/// [`Semantics::Kvm`](super::Semantics::Kvm), under which an operation may end part way).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -36,6 +38,16 @@ pub enum Error {
         ipa: Ipa,
         /// The smallest size, one page.
         required: u64,
+    },
+    /// An owner that no mark can name.
+    #[error("owner {owner:#x} at {ipa} is beyond {most:#x}")]
+    Owner {
+        /// Where it was to be written.
+        ipa: Ipa,
+        /// The owner.
+        owner: u64,
+        /// The largest that there is.
+        most: u64,
     },
     /// Nothing is mapped where the operation needs a mapping.
     #[error("nothing is mapped at {ipa} (the walk ends at level {level})")]
@@ -78,6 +90,12 @@ pub enum Error {
         ipa: Ipa,
         /// What is wrong with them.
         reason: AttrsError,
+    },
+    /// Walk flags on a table that has not KVM's semantics.
+    #[error("walk flags {:#x} need a table with KVM's semantics", flags.bits())]
+    Flags {
+        /// The flags.
+        flags: WalkFlags,
     },
     /// The geometry does not exist.
     #[error(transparent)]

@@ -5,8 +5,10 @@
 //! combined entry from the old translation.
 
 use super::View;
+use super::error::Error;
 use super::reclaim::Access;
 use super::tlb::{Event, Tlb};
+use super::walk::At;
 use crate::arch::{Attrs, CacheOp, Dsb, Ipa, Level, MemType, Pa, Prot, Pte, Scope, Tlbi};
 use crate::memory::TableMemory;
 use crate::sync::Ordering;
@@ -83,18 +85,106 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         self.invalidate_in(stale, Scope::Local);
     }
 
+    /// Invalidates what was cached from the leaf at `at` that the caller has just broken.
+    ///
+    /// By any address in it; KVM's habit is the one at which the walk came to it.
+    #[inline]
+    pub(crate) fn invalidate_leaf(&self, at: &At<'_>) {
+        let (from, bytes) = if self.kvm() {
+            (at.lo, at.bytes())
+        } else {
+            (at.base, at.size)
+        };
+        let mut stale = Stale::NONE;
+        stale.add(Ipa::new(from), bytes, Some(at.level()));
+        self.invalidate(stale);
+    }
+
+    /// Invalidates what was cached through the table entry at `at` that the caller has just broken: leaves of any level,
+    /// and walk caches.
+    pub(crate) fn invalidate_table(&self, at: &At<'_>) {
+        if self.kvm() && !self.core.config.tlbi_range {
+            return self.issue(Scope::Broadcast, Tlbi::Vmid);
+        }
+        let mut stale = Stale::NONE;
+        stale.add(Ipa::new(at.base), at.size, None);
+        self.invalidate(stale);
+    }
+
+    /// The same for a table in which nothing was valid any more: only walk caches hold it. KVM's habit is one invalidation
+    /// by address, without a hint.
+    pub(crate) fn invalidate_empty_table(&self, at: &At<'_>) {
+        if !self.kvm() {
+            return self.invalidate_table(at);
+        }
+        let (ipa, level, scope) = (at.ipa(), None, Scope::Broadcast);
+        self.issue(scope, Tlbi::Ipa { ipa, level, scope });
+    }
+
+    /// Invalidates what this core holds for one address of which the walk found nothing to change.
+    pub(crate) fn invalidate_refusal(&self, ipa: Ipa) {
+        let (level, scope) = (None, Scope::Local);
+        self.issue(scope, Tlbi::Ipa { ipa, level, scope });
+    }
+
+    /// Invalidates a span as a whole: by range where the CPU can, by VMID otherwise.
+    pub(crate) fn invalidate_span(&self, start: u64, end: u64) {
+        let scope = Scope::Broadcast;
+        let tlbi = if self.core.config.tlbi_range {
+            Tlbi::Range {
+                ipa: Ipa::new(start),
+                pages: (end - start).div_ceil(self.core.config.geometry.granule().size()),
+                level: None,
+                scope,
+            }
+        } else {
+            Tlbi::Vmid
+        };
+        self.issue(scope, tlbi);
+    }
+
+    /// Makes every CPU forget what it has cached of the range, and waits for it.
+    ///
+    /// Operations invalidate what they must by themselves, with one exception: under
+    /// [`Semantics::Kvm`](super::Semantics::Kvm) `write_protect` leaves it to its caller, who may have more to protect.
+    /// `ipa` and `size` (bytes) are multiples of the page size. Maintenance: one range TLBI; where the CPU has none, one of
+    /// the whole VMID.
+    ///
+    /// # Errors
+    /// Errors of the range.
+    pub fn flush_tlb(&self, ipa: Ipa, size: u64) -> Result<(), Error> {
+        let end = self.check_range(ipa, size)?;
+        self.invalidate_span(ipa.get(), end);
+        Ok(())
+    }
+
     #[inline]
     fn invalidate_in(&self, stale: Stale, scope: Scope) {
         if !T::ACTIVE || stale.is_none() {
             return;
         }
+        self.sequence(scope, |view| view.tlbi_span(stale, scope));
+    }
+
+    /// One TLBI with its barriers.
+    fn issue(&self, scope: Scope, tlbi: Tlbi) {
+        if T::ACTIVE {
+            self.sequence(scope, |view| {
+                view.core.tlb.event(Event::Tlbi(tlbi));
+                tlbi == Tlbi::Vmid
+            });
+        }
+    }
+
+    /// The barriers around an invalidation of stage 2, and that of stage 1 behind it unless `tlbi` says that it was of both.
+    fn sequence(&self, scope: Scope, tlbi: impl FnOnce(&Self) -> bool) {
         let (before, after) = match scope {
             Scope::Broadcast => (Dsb::Ishst, Dsb::Ish),
             Scope::Local => (Dsb::Nshst, Dsb::Nsh),
         };
         let tlb = &self.core.tlb;
         tlb.event(Event::Dsb(before));
-        let whole_vmid = self.tlbi_span(stale, scope);
+        let whole_vmid = tlbi(self);
         tlb.event(Event::Dsb(after));
         if !whole_vmid {
             tlb.event(Event::Tlbi(Tlbi::Stage1 { scope }));
@@ -159,7 +249,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// it; with FWB the hardware cares for that. Memory that becomes executable has its instructions invalidated.
     #[inline(always)]
     pub(crate) fn prepare_output(&self, level: Level, old: Pte, new: Pte) {
-        if T::ACTIVE {
+        if T::ACTIVE && new.is_valid() {
             self.cache_ops(level, old, new);
         }
     }
@@ -185,12 +275,24 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
 
     /// What is due for output that begins to be mapped, unless the old leaf mapped it already, or let it be executed.
     fn cache_range(&self, pa: Pa, size: u64, attrs: Attrs, was_mapped: bool, was_executable: bool) {
-        if matches!(attrs.memtype, MemType::Normal) && !self.core.config.fwb && !was_mapped {
+        // KVM asks for it under FWB too, and its architecture code then has nothing to do.
+        let due = self.kvm() || !self.core.config.fwb;
+        if matches!(attrs.memtype, MemType::Normal) && due && !was_mapped {
             self.cache(CacheOp::DataCleanInvalidate { pa, size });
         }
         if attrs.prot.intersects(Prot::X) && !was_executable {
             self.cache(CacheOp::InstructionInvalidate { pa, size });
         }
+    }
+
+    /// Cleans and invalidates the output of a leaf in the data caches, if it is cacheable and this is left to software.
+    /// Says whether it is.
+    pub(crate) fn clean_output(&self, leaf: Pte, pa: Pa, size: u64) -> bool {
+        let due = !self.core.config.fwb && self.core.format.memtype(leaf) == MemType::Normal;
+        if T::ACTIVE && due {
+            self.cache(CacheOp::DataCleanInvalidate { pa, size });
+        }
+        due
     }
 
     fn cache(&self, op: CacheOp) {

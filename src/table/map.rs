@@ -2,13 +2,16 @@
 
 use super::View;
 use super::batch::Batch;
-use super::build::{Part, Piece, Reserve};
+use super::build::{Part, Reserve};
 use super::error::Error;
 use super::maintenance::Stale;
 use super::reclaim::Access;
+use super::semantics::WalkFlags;
 use super::tlb::Tlb;
+use super::unlink::{Making, Unlink};
 use super::walk::{At, Step, Visitor};
-use crate::arch::{Attrs, Format, Geometry, Ipa, Level, Pa, Pte};
+use super::wanted::{Leaves, Rights, Wanted};
+use crate::arch::{Attrs, EntryKind, Format, Ipa, Level, Pa, Pte};
 use crate::memory::TableMemory;
 
 /// What `map` does where something is mapped already.
@@ -33,6 +36,8 @@ pub struct MapOptions {
     pub largest: Option<Level>,
     /// With [`Existing::Keep`]: where a block fits, it may take the place of a table and what is mapped in it.
     pub over_tables: bool,
+    /// How KVM would walk. Only with [`Semantics::Kvm`](super::Semantics::Kvm).
+    pub flags: WalkFlags,
 }
 
 impl MapOptions {
@@ -41,6 +46,16 @@ impl MapOptions {
         existing: Existing::Keep,
         largest: None,
         over_tables: false,
+        flags: WalkFlags::empty(),
+    };
+
+    /// A fault as KVM handles it, for a table with its semantics: what translates to the same memory is left alone, and
+    /// everything else makes way.
+    pub const KVM_FAULT: Self = Self {
+        existing: Existing::Replace,
+        largest: None,
+        over_tables: false,
+        flags: WalkFlags::FAULT,
     };
 }
 
@@ -53,57 +68,8 @@ pub struct Mapped {
     pub kept: u64,
 }
 
-/// The leaves of one request: where each may stand and what it holds.
-#[derive(Clone, Copy)]
-struct Leaves<'t> {
-    geometry: &'t Geometry,
-    format: &'t Format,
-    /// Leaf bits without output address, by kind.
-    block: u64,
-    page: u64,
-    /// PA minus IPA, wrapping.
-    offset: u64,
-    largest: Level,
-}
-
-impl Leaves<'_> {
-    #[inline(always)]
-    fn leaf(&self, level: Level, ipa: u64) -> Pte {
-        let bits = if level.is_last() { self.page } else { self.block };
-        Pte::from_raw(bits | self.format.output_bits(Pa::new(ipa.wrapping_add(self.offset))))
-    }
-
-    /// The leaf `pte` at `at` translates as this request asks, wherever the two overlap.
-    #[inline]
-    fn same(&self, at: &At<'_>, pte: Pte) -> bool {
-        let aligned = at.base.wrapping_add(self.offset) & (at.size - 1) == 0;
-        aligned && pte == self.leaf(at.level(), at.base)
-    }
-}
-
-impl Piece for Leaves<'_> {
-    #[inline(always)]
-    fn piece(&self, level: Level, ipa: u64, _: Pte) -> Option<Pte> {
-        self.fits(level, ipa).then(|| self.leaf(level, ipa))
-    }
-
-    fn step(&self, lo: u64, hi: u64, _: u64) -> Option<u64> {
-        // Below bit 48 every format has the address bits in one run; the bits above must not change on the way.
-        let (first, last) = (lo.wrapping_add(self.offset), (hi - 1).wrapping_add(self.offset));
-        ((first ^ last) >> 48 == 0).then(|| self.geometry.size(Level::L3))
-    }
-
-    #[inline(always)]
-    fn fits(&self, level: Level, ipa: u64) -> bool {
-        level.is_last()
-            || level >= self.largest
-                && self.geometry.block_allowed(level)
-                && ipa.wrapping_add(self.offset) & (self.geometry.size(level) - 1) == 0
-    }
-}
-
-struct Map<'m, M: TableMemory> {
-    leaves: Leaves<'m>,
+pub(crate) struct Map<'m, M: TableMemory, L> {
+    leaves: L,
     options: MapOptions,
     reserve: Reserve<'m, M>,
     mapped: Mapped,
@@ -116,7 +82,7 @@ struct Map<'m, M: TableMemory> {
     reached: u64,
 }
 
-impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Map<'_, M> {
+impl<M: TableMemory, T: Tlb, A: Access, L: Wanted> Visitor<M, T, A> for Map<'_, M, L> {
     #[inline]
     fn entry<'g>(
         &mut self,
@@ -129,7 +95,7 @@ impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Map<'_, M> {
         let level = at.level();
         let fits = at.whole() && self.leaves.fits(level, at.base);
         if !pte.is_valid() {
-            if !pte.is_empty() && self.options.existing != Existing::Replace {
+            if !pte.is_empty() && (self.options.existing != Existing::Replace || self.overrides_mark(view, fits)) {
                 return self.occupied(at, pte);
             }
             return self.fill_hole(view, at, pte, fits);
@@ -141,15 +107,40 @@ impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Map<'_, M> {
                 return Ok(Step::Descend);
             }
             batch.flush(view, |index| self.batched(view, &at, index));
+            if view.kvm() && !L::MARKS {
+                refuse_marks_below(view, at, pte)?;
+            }
             let leaf = self.leaves.leaf(level, at.base);
-            view.prepare_output(level, pte, leaf);
-            let done = view.unlink(guard, at, pte, leaf, &mut |_, _| {})?;
-            return Ok(self.wrote(done, &at));
+            self.prepare(view, level, pte, leaf);
+            let making = Making {
+                new: leaf,
+                silent: self.options.flags.contains(WalkFlags::SKIP_BBM_TLBI),
+            };
+            let mut marked = None;
+            let unlinked = view.unlink(guard, at, pte, making, &mut |level, ipa, found| {
+                let goes = L::MARKS || found.is_valid();
+                if !goes {
+                    marked = Some((level, ipa, found));
+                }
+                goes
+            })?;
+            if let (Unlink::Refused, Some((level, ipa, raw))) = (unlinked, marked) {
+                let ipa = Ipa::new(ipa);
+                return Err(Error::Conflict { ipa, level, raw });
+            }
+            return Ok(self.wrote(unlinked == Unlink::Done, &at));
         }
         if self.options.existing != Existing::Replace {
             return self.occupied(at, pte);
         }
+        if view.kvm() {
+            return self.replace_as_kvm(view, at, pte, fits);
+        }
         self.replace(view, batch, at, pte, fits)
+    }
+
+    fn faulting(&self, view: &View<'_, M, T, A>) -> bool {
+        !view.kvm() || self.options.flags.contains(WalkFlags::HANDLE_FAULT)
     }
 
     fn value(&self, level: Level, base: u64) -> Pte {
@@ -157,10 +148,102 @@ impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Map<'_, M> {
     }
 }
 
-impl<M: TableMemory> Map<'_, M> {
+impl<'m, M: TableMemory, L: Wanted> Map<'m, M, L> {
+    /// A request that begins at `start`.
+    pub(crate) fn new(leaves: L, options: MapOptions, reserve: Reserve<'m, M>, start: u64) -> Self {
+        Self {
+            leaves,
+            options,
+            reserve,
+            mapped: Mapped::default(),
+            narrowed: Stale::NONE,
+            widened: Stale::NONE,
+            narrowing: false,
+            reached: start,
+        }
+    }
+
+    /// A mapping does not take an owner's mark away by the way. KVM lets a leaf do that, and so do we in its place; what it
+    /// would lose besides (the rest of a larger mark) is refused.
+    fn overrides_mark<T: Tlb, A: Access>(&self, view: &View<'_, M, T, A>, fits: bool) -> bool {
+        !(L::MARKS || view.kvm() && fits)
+    }
+
+    /// Cache maintenance of a new leaf.
+    #[inline(always)]
+    fn prepare<T: Tlb, A: Access>(&self, view: &View<'_, M, T, A>, level: Level, old: Pte, leaf: Pte) {
+        if !self.options.flags.contains(WalkFlags::SKIP_CMO) {
+            view.prepare_output(level, old, leaf);
+        }
+    }
+
+    /// KVM's way with a leaf that stands where the caller wants his own, or a table.
+    fn replace_as_kvm<T: Tlb, A: Access>(
+        &mut self,
+        view: &View<'_, M, T, A>,
+        at: At<'_>,
+        pte: Pte,
+        fits: bool,
+    ) -> Result<Step, Error> {
+        let level = at.level();
+        let flags = self.options.flags;
+        if !fits {
+            return self.link_empty(view, at, pte);
+        }
+        let leaf = self.leaves.leaf(level, at.base);
+        let differs = pte.raw() ^ leaf.raw();
+        if differs & !view.core.format.perm_mask() == 0 {
+            // Permissions are for `relax`; who asks for them here has lost a race.
+            if flags.contains(WalkFlags::HANDLE_FAULT) {
+                return Err(Error::Again { ipa: at.ipa(), level });
+            }
+            self.mapped.kept += at.bytes();
+            return Ok(Step::Next);
+        }
+        if !flags.contains(WalkFlags::SHARED) && differs & !Format::SOFTWARE_MASK == 0 {
+            let done = view.change(at.table, at.index, pte, leaf).is_ok();
+            return Ok(self.wrote(done, &at));
+        }
+        if view.lock(at.table, at.index, pte).is_err() {
+            return Ok(Step::Retry);
+        }
+        if !flags.contains(WalkFlags::SKIP_BBM_TLBI) {
+            view.invalidate_leaf(&at);
+        }
+        self.prepare(view, level, Pte::EMPTY, leaf);
+        view.make(at.table, at.index, leaf);
+        Ok(self.wrote(true, &at))
+    }
+
+    /// KVM's way to the level below: an empty table takes the place of whatever is here. What else a block translated
+    /// faults again.
+    fn link_empty<T: Tlb, A: Access>(&mut self, view: &View<'_, M, T, A>, at: At<'_>, old: Pte) -> Result<Step, Error> {
+        let Some(below) = at.level().deeper() else {
+            return Ok(Step::Retry);
+        };
+        self.reserve.ensure(1)?;
+        let table = view.empty_table(&mut self.reserve);
+        let done = if old.is_valid() {
+            let locked = view.lock(at.table, at.index, old).is_ok();
+            if locked {
+                if !self.options.flags.contains(WalkFlags::SKIP_BBM_TLBI) {
+                    view.invalidate_leaf(&at);
+                }
+                view.make(at.table, at.index, table);
+            }
+            locked
+        } else {
+            view.publish(at.table, at.index, old, table).is_ok()
+        };
+        if !done {
+            view.discard(&mut self.reserve, table, below);
+        }
+        Ok(Step::Retry) // and go down
+    }
+
     /// Something is there that the caller does not want to replace.
     fn occupied(&mut self, at: At<'_>, pte: Pte) -> Result<Step, Error> {
-        if self.options.existing == Existing::Error {
+        if self.options.existing != Existing::Keep {
             return Err(Error::Conflict {
                 ipa: at.ipa(),
                 level: at.level(),
@@ -194,9 +277,16 @@ impl<M: TableMemory> Map<'_, M> {
         let level = at.level();
         if fits {
             let leaf = self.leaves.leaf(level, at.base);
-            view.prepare_output(level, old, leaf);
-            let done = view.publish(at.table, at.index, old, leaf).is_ok();
+            self.prepare(view, level, old, leaf);
+            let done = if L::MARKS {
+                view.mark(at.table, at.index, old, leaf).is_ok()
+            } else {
+                view.publish(at.table, at.index, old, leaf).is_ok()
+            };
             return Ok(self.wrote(done, &at));
+        }
+        if view.kvm() {
+            return self.link_empty(view, at, old);
         }
         // A level-3 entry always fits, so there is a level below.
         let Some(part) = Part::behind(&at) else {
@@ -215,8 +305,9 @@ impl<M: TableMemory> Map<'_, M> {
     /// Cache maintenance for all pages of a part at once.
     #[inline(always)]
     fn prepare_span<T: Tlb, A: Access>(&self, view: &View<'_, M, T, A>, at: &At<'_>) {
-        let pa = Pa::new(at.lo.wrapping_add(self.leaves.offset));
-        view.prepare_bytes(pa, at.bytes(), Pte::from_raw(self.leaves.page));
+        if let Some((pa, page)) = self.leaves.output(at.lo) {
+            view.prepare_bytes(pa, at.bytes(), page);
+        }
     }
 
     /// A leaf stands where the caller wants his own.
@@ -232,7 +323,7 @@ impl<M: TableMemory> Map<'_, M> {
         let leaf = self.leaves.leaf(level, at.base);
         if self.leaves.same(&at, pte) {
             // The same translation, perhaps in a larger piece than this request would have made.
-            if level < self.leaves.largest && !view.cut(&mut self.reserve, at, pte, &self.leaves)? {
+            if level < self.leaves.largest() && !view.cut(&mut self.reserve, at, pte, &self.leaves)? {
                 return Ok(Step::Retry);
             }
             if view.narrowed_by_peer(usize::from(self.narrowing)) {
@@ -247,7 +338,7 @@ impl<M: TableMemory> Map<'_, M> {
             let done = view.cut(&mut self.reserve, at, pte, &self.leaves)?;
             return Ok(self.wrote(done, &at));
         }
-        view.prepare_output(level, pte, leaf);
+        self.prepare(view, level, pte, leaf);
         let rights = Rights::of(&view.core.format);
         if rights.only(pte, leaf) {
             let narrows = rights.narrow(pte, leaf);
@@ -277,35 +368,14 @@ impl<M: TableMemory> Map<'_, M> {
     }
 }
 
-/// The part of a leaf that may change in place (R4).
-struct Rights<'a>(&'a Format);
-
-impl<'a> Rights<'a> {
-    fn of(format: &'a Format) -> Self {
-        Self(format)
-    }
-
-    /// The two leaves differ in permissions, access flag, dirty state or software bits at most.
-    fn only(&self, old: Pte, new: Pte) -> bool {
-        let mask = self.0.perm_mask() | Format::AF_BIT | Format::DBM_BIT | Format::SOFTWARE_MASK;
-        (old.raw() ^ new.raw()) & !mask == 0
-    }
-
-    /// The new leaf lacks a right, the access flag or DBM that the old one gave.
-    fn narrow(&self, old: Pte, new: Pte) -> bool {
-        let lost = old.raw() & !new.raw() & (Format::AF_BIT | Format::DBM_BIT);
-        lost != 0 || !self.0.prot(new).contains(self.0.prot(old))
-    }
-}
-
 /// Counts the tables that a request needs as the table is now, and finds what is in its way.
-struct Plan<'m> {
-    leaves: Leaves<'m>,
+struct Plan<L> {
+    leaves: L,
     options: MapOptions,
     tables: usize,
 }
 
-impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Plan<'_> {
+impl<M: TableMemory, T: Tlb, A: Access, L: Wanted> Visitor<M, T, A> for Plan<L> {
     fn entry<'g>(
         &mut self,
         view: &'g View<'_, M, T, A>,
@@ -319,22 +389,25 @@ impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Plan<'_> {
         if pte.is_table(level) {
             let replace = self.options.existing == Existing::Replace
                 || self.options.existing == Existing::Keep && self.options.over_tables;
+            if fits && replace && !L::MARKS {
+                refuse_marks_below(view, at, pte)?;
+            }
             return Ok(if fits && replace { Step::Next } else { Step::Descend });
         }
         if !pte.is_empty() {
             match self.options.existing {
-                Existing::Error => {
+                Existing::Keep => return Ok(Step::Next),
+                Existing::Replace if pte.is_valid() || L::MARKS => {}
+                Existing::Replace | Existing::Error => {
                     return Err(Error::Conflict {
                         ipa: at.ipa(),
                         level,
                         raw: pte,
                     });
                 }
-                Existing::Keep => return Ok(Step::Next),
-                Existing::Replace => {}
             }
         }
-        let stays = pte.is_valid() && self.leaves.same(&at, pte) && level >= self.leaves.largest;
+        let stays = self.leaves.same(&at, pte) && level >= self.leaves.largest();
         if !fits
             && !stays
             && let Some(part) = Part::behind(&at)
@@ -342,6 +415,30 @@ impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Plan<'_> {
             self.tables += view.tables_needed(part, &self.leaves);
         }
         Ok(Step::Next)
+    }
+}
+
+/// A table is to be replaced by a block: not if it holds an owner's mark. (One that a peer writes after this look is found
+/// when the table is frozen.)
+fn refuse_marks_below<M: TableMemory, T: Tlb, A: Access>(
+    view: &View<'_, M, T, A>,
+    at: At<'_>,
+    pte: Pte,
+) -> Result<(), Error> {
+    let mut marked = None;
+    let _ = view.all_may_go(view.child(at.table, pte), at.base, &mut |level, ipa, found: Pte| {
+        if matches!(found.kind(level), EntryKind::Annotated(_)) {
+            marked = Some((level, ipa, found));
+        }
+        marked.is_none()
+    });
+    match marked {
+        Some((level, ipa, raw)) => Err(Error::Conflict {
+            ipa: Ipa::new(ipa),
+            level,
+            raw,
+        }),
+        None => Ok(()),
     }
 }
 
@@ -368,14 +465,50 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// change, and a peer who at that moment unmaps or collapses tables of the same range makes more of them necessary.
     /// Then [`Error::OutOfFrames`] may come part way (never under [`Existing::Error`]); doing the same again completes it.
     pub fn map(&self, ipa: Ipa, size: u64, pa: Pa, attrs: &Attrs, options: MapOptions) -> Result<Mapped, Error> {
-        let end = self.check_range(ipa, size)?;
+        let end = match self.check_range(ipa, size) {
+            Ok(end) => end,
+            Err(refused) => return Err(self.first_refusal(ipa, attrs, refused)),
+        };
         let leaves = self.leaves_of(ipa, size, pa, attrs, &options)?;
         let start = ipa.get();
-        if size == self.core.config.geometry.size(Level::L3) && self.fill_page(ipa, leaves.leaf(Level::L3, start)) {
+        if size == self.core.config.geometry.size(Level::L3)
+            && self.fill_page(ipa, leaves.leaf(Level::L3, start), options.flags)
+        {
             return Ok(Mapped { bytes: size, kept: 0 });
         }
-        let mut reserve = Reserve::new(&self.core.memory);
-        if !leaves.single(start, size, &options) {
+        if self.kvm() {
+            return if options.flags.contains(WalkFlags::HANDLE_FAULT) {
+                self.impatient().install(start, end, leaves, options)
+            } else {
+                self.install(start, end, leaves, options)
+            };
+        }
+        if !options.flags.is_empty() {
+            return Err(Error::Flags { flags: options.flags });
+        }
+        self.install(start, end, leaves, options)
+    }
+
+    /// What is refused first: KVM looks at the attributes before the range.
+    #[cold]
+    fn first_refusal(&self, ipa: Ipa, attrs: &Attrs, otherwise: Error) -> Error {
+        match self.core.format.attr_bits(Level::L3, attrs) {
+            Err(reason) if self.kvm() => Error::Attrs { ipa, reason },
+            _ => otherwise,
+        }
+    }
+
+    /// Puts what is wanted into every entry of `start..end`.
+    pub(crate) fn install<L: Wanted>(
+        &self,
+        start: u64,
+        end: u64,
+        leaves: L,
+        options: MapOptions,
+    ) -> Result<Mapped, Error> {
+        let mut reserve = Reserve::new(&self.core.memory, self.frames);
+        // KVM takes its frames on the way.
+        if !self.kvm() && !self.single(start, end, &leaves, &options) {
             let mut plan = Plan {
                 leaves,
                 options,
@@ -395,16 +528,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 reserve.spare(self.tables_needed(root, &leaves) - 1);
             }
         }
-        let mut visitor = Map {
-            leaves,
-            options,
-            reserve,
-            mapped: Mapped::default(),
-            narrowed: Stale::NONE,
-            widened: Stale::NONE,
-            narrowing: false,
-            reached: start,
-        };
+        let mut visitor = Map::new(leaves, options, reserve, start);
         let walked = self.walk(start, end, &mut visitor);
         self.publish_barrier();
         self.invalidate(visitor.narrowed);
@@ -422,15 +546,19 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                     core: self.core,
                     access: self.access.clone(),
                     wait: true,
+                    frames: self.frames,
                 };
                 let _ = waiting.unmap_only(start, reached, |level, base, pte| pte == leaves.leaf(level, base));
                 Err(error)
             }
             Err(error) => Err(error),
-            Ok(()) if mapped.bytes == 0 && options.existing == Existing::Keep => Err(Error::Again {
-                ipa,
-                level: self.lookup(ipa)?.level,
-            }),
+            Ok(()) if mapped.bytes == 0 && options.existing == Existing::Keep => {
+                let ipa = Ipa::new(start);
+                Err(Error::Again {
+                    ipa,
+                    level: self.lookup(ipa)?.level,
+                })
+            }
             Ok(()) => Ok(mapped),
         }
     }
@@ -438,13 +566,15 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// The fault path's common case: the table is there and the entry is empty. True if this mapped the page; whatever
     /// else is there, the visitor deals with.
     #[inline]
-    fn fill_page(&self, ipa: Ipa, leaf: Pte) -> bool {
+    fn fill_page(&self, ipa: Ipa, leaf: Pte, flags: WalkFlags) -> bool {
         let guard = self.access.pin();
         let (table, index, found) = self.descend(&guard, ipa);
         if !table.level.is_last() || !found.is_empty() {
             return false;
         }
-        self.prepare_output(table.level, found, leaf);
+        if T::ACTIVE && !flags.contains(WalkFlags::SKIP_CMO) {
+            self.prepare_output(table.level, found, leaf);
+        }
         let done = self.publish(table, index, found, leaf).is_ok();
         if done {
             self.publish_barrier();
@@ -474,25 +604,26 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             largest,
         })
     }
-}
 
-impl Leaves<'_> {
     /// The request is one change of one entry, whatever is there: it need not be planned, since nothing comes before the
     /// only step that can run out of frames.
     #[inline]
-    fn single(&self, start: u64, size: u64, options: &MapOptions) -> bool {
-        if size == self.geometry.size(Level::L3) {
+    fn single(&self, start: u64, end: u64, leaves: &impl Wanted, options: &MapOptions) -> bool {
+        let geometry = &self.core.config.geometry;
+        let size = end - start;
+        if size == geometry.size(Level::L3) {
             return true;
         }
-        let one_block = || {
-            let level = self
-                .geometry
-                .largest_leaf(Ipa::new(start), Pa::new(start.wrapping_add(self.offset)), size);
-            size == self.geometry.size(level) && self.fits(level, start)
+        let one_entry = || {
+            let entry =
+                |level: Level| size == geometry.size(level) && start & (size - 1) == 0 && leaves.fits(level, start);
+            Level::ALL
+                .into_iter()
+                .any(|level| level >= geometry.start_level() && entry(level))
         };
         match options.existing {
-            Existing::Replace => one_block(),
-            Existing::Keep => options.over_tables && one_block(),
+            Existing::Replace => one_entry(),
+            Existing::Keep => options.over_tables && one_entry(),
             Existing::Error => false,
         }
     }

@@ -9,16 +9,20 @@
 //! no mapping. Two operations on overlapping ranges interleave page by page; each page sees them in some order.
 //! Once a call that takes something away (unmap, protect, a replacing map) has returned, no CPU uses the old translation.
 
+mod annotate;
 mod attrs;
 mod batch;
 mod build;
+mod cache;
 mod collapse;
 mod entry;
 mod error;
 mod maintenance;
 mod map;
 mod query;
+mod raw;
 mod reclaim;
+mod semantics;
 mod sinks;
 mod split;
 mod stage2;
@@ -27,16 +31,20 @@ mod stay;
 mod tlb;
 mod unlink;
 mod unmap;
+mod unmap_kvm;
 mod walk;
+mod wanted;
 
 pub use crate::arch::{Mapping, Translation};
 pub use attrs::Changed;
 pub use error::Error;
 pub use map::{Existing, MapOptions, Mapped};
 pub use query::{Leaves, Lookup};
+pub use raw::Raw;
 #[doc(hidden)]
 pub use reclaim::Unlinked;
 pub use reclaim::{Access, Alone, Local};
+pub use semantics::{Semantics, WalkFlags};
 #[cfg(feature = "std")]
 pub use sinks::{Counting, Counts, Record, Recording, Stall, StallKind};
 #[doc(hidden)]

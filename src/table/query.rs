@@ -28,10 +28,13 @@ fn mapping(format: &Format, at: &At<'_>, pte: Pte) -> Mapping {
     Mapping::new(format, Ipa::new(at.base), at.size, at.level(), pte)
 }
 
-/// Calls a function for every leaf, until it has seen enough.
-struct EachLeaf<F>(F);
+/// Calls a function for every entry; for each table once only if it stays in the epoch all the time.
+struct EachEntry<F, const ONCE: bool>(F);
 
-impl<M: TableMemory, T: Tlb, A: Access, F: FnMut(&Format, &At<'_>, Pte)> Visitor<M, T, A> for EachLeaf<F> {
+impl<M: TableMemory, T: Tlb, A: Access, F: FnMut(&Format, &At<'_>, Pte), const ONCE: bool> Visitor<M, T, A>
+    for EachEntry<F, ONCE>
+{
+    const WHOLE_TABLES: bool = ONCE;
     const LOOKS_ONLY: bool = true;
 
     #[inline]
@@ -43,13 +46,12 @@ impl<M: TableMemory, T: Tlb, A: Access, F: FnMut(&Format, &At<'_>, Pte)> Visitor
         at: At<'g>,
         pte: Pte,
     ) -> Result<Step, Error> {
-        if pte.is_table(at.level()) {
-            return Ok(Step::Descend);
-        }
-        if pte.is_valid() {
-            (self.0)(&view.core.format, &at, pte);
-        }
-        Ok(Step::Next)
+        (self.0)(&view.core.format, &at, pte);
+        Ok(if pte.is_table(at.level()) {
+            Step::Descend
+        } else {
+            Step::Next
+        })
     }
 }
 
@@ -130,11 +132,28 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
 
     /// Calls `leaf` for every leaf that `start..end` touches, in ascending order; the bounds are checked already.
     pub(crate) fn for_each_leaf(&self, start: u64, end: u64, mut leaf: impl FnMut(Mapping)) -> Result<(), Error> {
-        self.walk(
-            start,
-            end,
-            &mut EachLeaf(|format: &Format, at: &At<'_>, pte| leaf(mapping(format, at, pte))),
-        )
+        self.for_each_entry(start, end, |format, at, pte| {
+            if pte.is_valid() && !pte.is_table(at.level()) {
+                leaf(mapping(format, at, pte));
+            }
+        })
+    }
+
+    /// Calls `each` for every entry that `start..end` touches, tables before what is in them; tables that the range covers
+    /// in part may be left out, and a long walk shows one again. A view that does not wait sees LOCKED entries too.
+    pub(crate) fn for_each_entry(
+        &self,
+        start: u64,
+        end: u64,
+        each: impl FnMut(&Format, &At<'_>, Pte),
+    ) -> Result<(), Error> {
+        self.walk(start, end, &mut EachEntry::<_, false>(each))
+    }
+
+    /// The same for all of the table, each table once.
+    pub(crate) fn for_each_entry_once(&self, each: impl FnMut(&Format, &At<'_>, Pte)) -> Result<(), Error> {
+        let end = self.core.config.geometry.ipa_limit();
+        self.walk(0, end, &mut EachEntry::<_, true>(each))
     }
 
     /// The leaves that the range touches, whole, in ascending order.

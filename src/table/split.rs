@@ -7,18 +7,20 @@ use super::error::Error;
 use super::reclaim::Access;
 use super::tlb::Tlb;
 use super::walk::{At, Step, Visitor};
-use crate::arch::{Ipa, Level, Pte};
+use crate::arch::{Format, Ipa, Level, Pte};
 use crate::memory::TableMemory;
 
 /// Inside the range no leaf coarser than `to`; outside the block as it was.
 #[derive(Clone, Copy)]
 struct DownTo {
     to: Level,
+    /// Bits that each new leaf has, whether the block had them or not.
+    set: u64,
 }
 
 impl Piece for DownTo {
     fn piece(&self, level: Level, _: u64, old: Pte) -> Option<Pte> {
-        (level >= self.to).then_some(old)
+        (level >= self.to).then_some(Pte::from_raw(old.raw() | self.set))
     }
 
     fn cuts(&self, level: Level) -> bool {
@@ -60,6 +62,9 @@ impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Split<'_, M> {
         let Some(part) = Part::behind(&at) else {
             return Ok(Step::Next);
         };
+        if view.kvm() {
+            return self.cut_as_kvm(view, at, part, pte);
+        }
         let tables = view.tables_needed(part, &self.down);
         if let Some(reserve) = &mut self.reserve
             && !view.cut(reserve, at, pte, &self.down)?
@@ -68,6 +73,42 @@ impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Split<'_, M> {
         }
         self.frames += tables;
         Ok(Step::Next)
+    }
+
+    fn faulting(&self, view: &View<'_, M, T, A>) -> bool {
+        !view.kvm()
+    }
+}
+
+impl<M: TableMemory> Split<'_, M> {
+    /// KVM's way: all of a block, at once down to `to` if there are frames for that, else by one level; the walk then goes
+    /// down to what it still has to cut. New leaves are young: KVM makes them afresh.
+    fn cut_as_kvm<T: Tlb, A: Access>(
+        &mut self,
+        view: &View<'_, M, T, A>,
+        at: At<'_>,
+        part: Part,
+        pte: Pte,
+    ) -> Result<Step, Error> {
+        let Some(reserve) = &mut self.reserve else {
+            return Ok(Step::Next);
+        };
+        let whole = Part {
+            lo: at.base,
+            hi: at.base + at.size,
+            ..part
+        };
+        let set = Format::AF_BIT;
+        let mut down = DownTo { set, ..self.down };
+        let mut tables = view.tables_needed(whole, &down);
+        if reserve.ensure(tables).is_err() {
+            down.to = part.level;
+            tables = 1;
+        }
+        if view.cut_part(reserve, at, whole, pte, &down)? {
+            self.frames += tables;
+        }
+        Ok(Step::Retry)
     }
 }
 
@@ -79,23 +120,28 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Returns how many blocks were cut, those that came from larger ones counted too.
     /// Maintenance: break-before-make with one broadcast TLBI a block.
     ///
+    /// With KVM's semantics a block is cut whole, at once down to `to` if [`with_frames`](Self::with_frames) allows it, else
+    /// by one level as often as the range needs it; memory types stay (KVM's do not), and new leaves are young.
+    ///
     /// # Errors
     /// [`Error::OutOfFrames`] if the tables for all of it are not to be had:
-    /// nothing was cut then; errors of the range.
+    /// nothing was cut then (KVM's semantics: what there were frames for); errors of the range.
     pub fn split(&self, ipa: Ipa, size: u64, to: Level) -> Result<u64, Error> {
         let end = self.check_range(ipa, size)?;
-        let down = DownTo { to };
-        let mut plan = Split {
-            down,
-            reserve: None,
-            frames: 0,
-        };
-        self.walk(ipa.get(), end, &mut plan)?;
-        if plan.frames == 0 {
-            return Ok(0);
+        let down = DownTo { to, set: 0 };
+        let mut reserve = Reserve::new(&self.core.memory, self.frames);
+        if !self.kvm() {
+            let mut plan = Split {
+                down,
+                reserve: None,
+                frames: 0,
+            };
+            self.walk(ipa.get(), end, &mut plan)?;
+            if plan.frames == 0 {
+                return Ok(0);
+            }
+            reserve.ensure(plan.frames)?;
         }
-        let mut reserve = Reserve::new(&self.core.memory);
-        reserve.ensure(plan.frames)?;
         let mut visitor = Split {
             down,
             reserve: Some(reserve),

@@ -2,6 +2,7 @@
 
 use super::error::Error;
 use super::reclaim::{Access, Alone, Collector, Local, drain, free_subtree};
+use super::semantics::Semantics;
 use super::tlb::{Event, Null, Tlb};
 use crate::arch::{Format, FormatOptions, Geometry, Ipa, Pa, Pte, Vtcr, VtcrOptions, Vttbr};
 use crate::memory::TableMemory;
@@ -24,6 +25,8 @@ pub struct Config {
     pub ha: bool,
     /// Hardware manages dirty state (VTCR_EL2.HD): a write to a leaf with DBM does not fault.
     pub hd: bool,
+    /// Whose habits it has. KVM's come with KVM's block levels: [`Config::kvm`] sets both.
+    pub semantics: Semantics,
 }
 
 impl Config {
@@ -37,6 +40,29 @@ impl Config {
             tlbi_range: true,
             ha: true,
             hd: false,
+            semantics: Semantics::Exact,
+        }
+    }
+
+    /// The same with KVM's semantics, and blocks only at the levels that KVM uses.
+    ///
+    /// ```
+    /// use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Level, Pa, Prot};
+    /// use s2pt::memory::{Arena, ArenaOptions};
+    /// use s2pt::table::{Config, MapOptions, Null, Stage2};
+    ///
+    /// let geometry = Geometry::new(GeometryOptions::default())?;
+    /// let table = Stage2::new(Config::kvm(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?;
+    /// assert_eq!(view.unmap(Ipa::new(0x1000), 0x1000)?, 2 << 20); // the whole block
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub const fn kvm(geometry: Geometry) -> Self {
+        Self {
+            geometry: geometry.with_kvm_blocks(),
+            semantics: Semantics::Kvm,
+            ..Self::new(geometry)
         }
     }
 }
@@ -111,6 +137,8 @@ pub struct View<'t, M: TableMemory, T: Tlb, A: Access> {
     pub(crate) access: A,
     /// Whether a LOCKED entry is waited for, or answered with [`Error::Again`].
     pub(crate) wait: bool,
+    /// How many table frames one call may take.
+    pub(crate) frames: usize,
 }
 
 impl<M: TableMemory, T: Tlb> core::fmt::Debug for Stage2<M, T> {
@@ -225,6 +253,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             core: &self.core,
             access: self.collector.register(),
             wait: true,
+            frames: usize::MAX,
         }
     }
 
@@ -241,6 +270,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             core: &self.core,
             access: local.clone(),
             wait: true,
+            frames: usize::MAX,
         })
     }
 
@@ -250,6 +280,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             core: &self.core,
             access: Alone,
             wait: true,
+            frames: usize::MAX,
         }
     }
 }
@@ -260,11 +291,37 @@ impl<'t, M: TableMemory, T: Tlb> Handle<'t, M, T> {
     /// to the address that the error names; doing the same again completes it.
     #[must_use]
     pub fn without_waiting(&self) -> Self {
+        self.impatient()
+    }
+}
+
+impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
+    /// The same view that waits for no LOCKED entry.
+    pub(crate) fn impatient(&self) -> Self {
         View {
             core: self.core,
             access: self.access.clone(),
             wait: false,
+            frames: self.frames,
         }
+    }
+
+    /// The same view, of which each call may take `frames` table frames at most: what KVM's callers put into the cache that
+    /// they pass. A call that needs more answers [`Error::OutOfFrames`].
+    #[must_use]
+    pub fn with_frames(&self, frames: usize) -> Self {
+        View {
+            core: self.core,
+            access: self.access.clone(),
+            wait: self.wait,
+            frames,
+        }
+    }
+
+    /// Whether the table has KVM's habits.
+    #[inline(always)]
+    pub(crate) fn kvm(&self) -> bool {
+        self.core.config.semantics.is_kvm()
     }
 }
 

@@ -7,17 +7,42 @@
 use super::View;
 use super::entry::Table;
 use super::error::Error;
-use super::maintenance::Stale;
 use super::reclaim::{Access, Unlinked};
 use super::tlb::{Event, Tlb};
 use super::walk::At;
-use crate::arch::{Ipa, Level, Pte};
+use crate::arch::{Level, Pte};
 use crate::memory::TableMemory;
 use crate::sync::{Backoff, Ordering, fence};
 
+/// What became of an unlink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unlink {
+    /// The subtree is out of the tree.
+    Done,
+    /// A peer changed the entry first; nothing was done.
+    Lost,
+    /// Something below must stay; everything is as it was.
+    Refused,
+}
+
+/// How the entry above an unlinked table is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Making {
+    /// Its value from now on.
+    pub(crate) new: Pte,
+    /// No TLBI: the table is not in use.
+    pub(crate) silent: bool,
+}
+
+impl From<Pte> for Making {
+    fn from(new: Pte) -> Self {
+        Self { new, silent: false }
+    }
+}
+
 impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
-    /// Replaces the TABLE entry `old` at `at` by `new` and retires everything below; `leaf` is told of every leaf that
-    /// went. False if a peer changed the entry first, and then nothing was done.
+    /// Replaces the TABLE entry `old` at `at` and retires everything below. `may_go(level, ipa, entry)` is asked about
+    /// everything below that is not empty, once it is frozen; the first no calls the unlink off.
     ///
     /// # Errors
     /// [`Error::Again`] if an entry below is LOCKED and this view does not wait: everything is as it was.
@@ -26,35 +51,41 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         guard: &A::Guard,
         at: At<'g>,
         old: Pte,
-        new: Pte,
-        leaf: &mut impl FnMut(Level, Pte),
-    ) -> Result<bool, Error> {
+        making: impl Into<Making>,
+        may_go: &mut impl FnMut(Level, u64, Pte) -> bool,
+    ) -> Result<Unlink, Error> {
         if self.lock(at.table, at.index, old).is_err() {
-            return Ok(false);
+            return Ok(Unlink::Lost);
         }
         let child = self.child(at.table, old);
-        match self.freeze_all(child, leaf) {
-            Some(frames) => {
-                self.finish_unlink(guard, at, child, frames, new);
-                Ok(true)
+        let why = match self.freeze_all(child, at.base, may_go) {
+            Ok(frames) => {
+                self.finish_unlink(guard, at, child, frames, making.into());
+                return Ok(Unlink::Done);
             }
-            None => {
-                self.thaw_all(child);
-                self.make(at.table, at.index, old);
-                Err(Error::Again {
-                    ipa: at.ipa(),
-                    level: at.level(),
-                })
-            }
+            Err(why) => why,
+        };
+        self.thaw_all(child);
+        self.make(at.table, at.index, old);
+        match why {
+            Stopped::Refused => Ok(Unlink::Refused),
+            Stopped::Locked => Err(Error::Again {
+                ipa: at.ipa(),
+                level: at.level(),
+            }),
         }
     }
 
     /// The second half: everything below is frozen; invalidate, make, retire.
-    pub(crate) fn finish_unlink(&self, guard: &A::Guard, at: At<'_>, child: Table<'_>, frames: usize, new: Pte) {
-        let mut stale = Stale::NONE;
-        // No level hint: leaves of any level, and walk caches, were filled from here.
-        stale.add(Ipa::new(at.base), at.size, None);
-        self.invalidate(stale);
+    fn finish_unlink(&self, guard: &A::Guard, at: At<'_>, child: Table<'_>, frames: usize, making: Making) {
+        if !making.silent {
+            self.invalidate_table(&at);
+        }
+        self.make_and_retire(guard, at, child, frames, making.new);
+    }
+
+    /// The last steps of an unlink: the old translations are invalidated.
+    pub(crate) fn make_and_retire(&self, guard: &A::Guard, at: At<'_>, child: Table<'_>, frames: usize, new: Pte) {
         self.make(at.table, at.index, new);
         let unlinked = Unlinked {
             pa: child.pa,
@@ -70,19 +101,47 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         self.access.retire(guard, self.core, unlinked);
     }
 
-    /// Freezes a table and all below it. Returns the number of frames; `None` if it came to an entry that it must not
-    /// wait for, and then all before that entry is frozen.
-    fn freeze_all(&self, table: Table<'_>, leaf: &mut impl FnMut(Level, Pte)) -> Option<usize> {
+    /// Freezes a table, which translates from `base` on, and all below it. Returns the number of frames; otherwise all
+    /// before the entry where it stopped is frozen, and perhaps that one too.
+    fn freeze_all(
+        &self,
+        table: Table<'_>,
+        base: u64,
+        may_go: &mut impl FnMut(Level, u64, Pte) -> bool,
+    ) -> Result<usize, Stopped> {
         let mut frames = 1;
+        let shift = self.core.config.geometry.shift(table.level);
         for index in 0..table.len() {
-            let last = self.freeze(table, index)?;
+            let last = self.freeze(table, index).ok_or(Stopped::Locked)?;
+            if last.is_empty() {
+                continue;
+            }
+            let ipa = base + ((index as u64) << shift);
+            if !may_go(table.level, ipa, last) {
+                return Err(Stopped::Refused);
+            }
             if last.is_table(table.level) {
-                frames += self.freeze_all(self.child(table, last), leaf)?;
-            } else if last.is_valid() {
-                leaf(table.level, last);
+                frames += self.freeze_all(self.child(table, last), ipa, may_go)?;
             }
         }
-        Some(frames)
+        Ok(frames)
+    }
+
+    /// Whether `may_go` says yes to everything below a table, as it is at this moment.
+    pub(crate) fn all_may_go(
+        &self,
+        table: Table<'_>,
+        base: u64,
+        may_go: &mut impl FnMut(Level, u64, Pte) -> bool,
+    ) -> bool {
+        let shift = self.core.config.geometry.shift(table.level);
+        (0..table.len()).all(|index| {
+            let found = self.load(table, index);
+            let ipa = base + ((index as u64) << shift);
+            found.is_empty()
+                || may_go(table.level, ipa, found)
+                    && (!found.is_table(table.level) || self.all_may_go(self.child(table, found), ipa, may_go))
+        })
     }
 
     /// Undoes a [`freeze_all`](Self::freeze_all) that stopped half way, deepest first.
@@ -154,7 +213,16 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             return;
         }
         if self.freeze_if(at, old, child, |_, last| last.is_empty()) {
-            self.finish_unlink(guard, at, child, 1, Pte::EMPTY);
+            self.invalidate_empty_table(&at);
+            self.make_and_retire(guard, at, child, 1, Pte::EMPTY);
         }
     }
+}
+
+/// Why a freeze stopped.
+enum Stopped {
+    /// At an entry that it must not wait for.
+    Locked,
+    /// At an entry that must stay.
+    Refused,
 }

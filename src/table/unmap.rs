@@ -4,9 +4,9 @@ use super::View;
 use super::batch::Batch;
 use super::build::{Part, Piece, Reserve};
 use super::error::Error;
-use super::maintenance::Stale;
 use super::reclaim::Access;
 use super::tlb::Tlb;
+use super::unlink::Unlink;
 use super::walk::{At, Step, Visitor};
 use crate::arch::{Ipa, Level, Pte};
 use crate::memory::TableMemory;
@@ -57,12 +57,15 @@ impl<M: TableMemory, T: Tlb, A: Access, F: Fn(Level, u64, Pte) -> bool> Visitor<
             }
             batch.flush(view, |_| Pte::EMPTY);
             let mut removed = 0;
-            let geometry = &view.core.config.geometry;
-            let done = view.unlink(guard, at, pte, Pte::EMPTY, &mut |level, _| {
-                removed += geometry.size(level)
+            let unlinked = view.unlink(guard, at, pte, Pte::EMPTY, &mut |level, _, found| {
+                removed += view.bytes_of(level, found);
+                true
             })?;
+            if unlinked != Unlink::Done {
+                return Ok(Step::Retry);
+            }
             self.removed += removed;
-            return Ok(if done { Step::Next } else { Step::Retry });
+            return Ok(Step::Next);
         }
         if let Some(only) = &self.only
             && !only(level, at.base, pte)
@@ -71,7 +74,7 @@ impl<M: TableMemory, T: Tlb, A: Access, F: Fn(Level, u64, Pte) -> bool> Visitor<
         }
         if !pte.is_valid() && at.whole() {
             let new = Pte::EMPTY;
-            return Ok(match view.annotate(at.table, at.index, pte, new) {
+            return Ok(match view.mark(at.table, at.index, pte, new) {
                 Ok(()) => Step::Next,
                 Err(_) => Step::Retry,
             });
@@ -111,12 +114,19 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Maintenance: one broadcast TLBI a table, complete before any entry is empty, so when this returns no CPU uses
     /// what was removed.
     ///
+    /// With KVM's semantics blocks go whole, a LOCKED entry is passed over by a view that does not wait, and without FWB the
+    /// memory behind is cleaned (one cache operation a leaf). TLBIs are one a leaf and one a table, or with FWB and range
+    /// TLBIs one for all leaves.
+    ///
     /// # Errors
     /// [`Error::Alignment`], [`Error::ZeroSize`], [`Error::Address`]; [`Error::OutOfFrames`] if a block at an end of the
     /// range cannot be cut. Nothing was removed then, save in the corner that [`map`](Self::map) names.
     pub fn unmap(&self, ipa: Ipa, size: u64) -> Result<u64, Error> {
         let end = self.check_range(ipa, size)?;
-        let mut reserve = Reserve::new(&self.core.memory);
+        if self.kvm() {
+            return self.unmap_as_kvm(ipa.get(), end);
+        }
+        let mut reserve = Reserve::new(&self.core.memory, self.frames);
         self.reserve_for_edges(&mut reserve, ipa.get(), end, &Nothing, |_| true)?;
         let only: Option<fn(Level, u64, Pte) -> bool> = None;
         let mut visitor = Unmap {
@@ -128,6 +138,15 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         Ok(visitor.removed)
     }
 
+    /// Bytes that an entry translates.
+    pub(crate) fn bytes_of(&self, level: Level, pte: Pte) -> u64 {
+        if pte.is_leaf(level) {
+            self.core.config.geometry.size(level)
+        } else {
+            0
+        }
+    }
+
     /// Removes the leaves of `start..end` that `only(level, base, entry)` selects, whole; the rest stays.
     pub(crate) fn unmap_only(
         &self,
@@ -135,7 +154,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         end: u64,
         only: impl Fn(Level, u64, Pte) -> bool,
     ) -> Result<u64, Error> {
-        let reserve = Reserve::new(&self.core.memory);
+        let reserve = Reserve::new(&self.core.memory, self.frames);
         let mut visitor = Unmap {
             reserve,
             only: Some(only),
@@ -157,18 +176,28 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         old: Pte,
         piece: &impl Piece,
     ) -> Result<bool, Error> {
-        let Some(part) = Part::behind(&at) else {
-            return Ok(false);
-        };
+        match Part::behind(&at) {
+            Some(part) => self.cut_part(reserve, at, part, old, piece),
+            None => Ok(false),
+        }
+    }
+
+    /// The same for a part that need not be the visited one.
+    pub(crate) fn cut_part(
+        &self,
+        reserve: &mut Reserve<'_, M>,
+        at: At<'_>,
+        part: Part,
+        old: Pte,
+        piece: &impl Piece,
+    ) -> Result<bool, Error> {
         reserve.ensure(self.tables_needed(part, piece))?;
         let table = self.build(reserve, part, old, piece);
         if self.lock(at.table, at.index, old).is_err() {
             self.discard(reserve, table, part.level);
             return Ok(false);
         }
-        let mut stale = Stale::NONE;
-        stale.add(Ipa::new(at.base), at.size, Some(at.level()));
-        self.invalidate(stale);
+        self.invalidate_leaf(&at);
         self.make(at.table, at.index, table);
         self.publish_barrier();
         Ok(true)

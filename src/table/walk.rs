@@ -84,6 +84,16 @@ pub(crate) trait Visitor<M: TableMemory, T: Tlb, A: Access> {
         pte: Pte,
     ) -> Result<Step, Error>;
 
+    /// What a LOCKED entry is to a walk that does not wait: true ends it with `Again`, as on a fault; false passes over the
+    /// entry, as KVM's other walks do.
+    fn faulting(&self, _view: &View<'_, M, T, A>) -> bool {
+        true
+    }
+
+    /// Lets go of entries that the visitor itself holds LOCKED: the walk is about to wait, or to leave the table (R10).
+    #[inline(always)]
+    fn release(&mut self, _view: &View<'_, M, T, A>, _guard: &A::Guard) {}
+
     /// The value with which a batched entry is made.
     fn value(&self, _level: Level, _base: u64) -> Pte {
         Pte::EMPTY
@@ -115,7 +125,9 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let mut backoff = Backoff::new();
         let mut restarts = 0;
         loop {
-            match self.visit(&guard, cursor, end, visitor)? {
+            let ended = self.visit(&guard, cursor, end, visitor);
+            visitor.release(self, &guard);
+            match ended? {
                 End::Done => return Ok(()),
                 End::Tired { at } => cursor = at,
                 End::Unlinked { at, level } => {
@@ -138,12 +150,18 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// The entry at which the walk for `ipa` ends, as it is at this moment: a load a level and nothing else.
     #[inline(always)]
     pub(crate) fn descend<'g>(&'g self, guard: &'g A::Guard, ipa: Ipa) -> (Table<'g>, usize, Pte) {
+        self.descend_to(guard, ipa, Level::L3)
+    }
+
+    /// The entry at `last`, or above if the walk ends there.
+    #[inline(always)]
+    pub(crate) fn descend_to<'g>(&'g self, guard: &'g A::Guard, ipa: Ipa, last: Level) -> (Table<'g>, usize, Pte) {
         let geometry = &self.core.config.geometry;
         let mut table = self.root_table(guard);
         loop {
             let index = geometry.index(ipa, table.level);
             let pte = self.load(table, index);
-            if !pte.is_table(table.level) {
+            if !pte.is_table(table.level) || table.level >= last {
                 return (table, index, pte);
             }
             table = self.child(table, pte);
@@ -231,11 +249,18 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 if pte.is_locked() {
                     self.finish(&mut batch, visitor, origin, level);
                     if self.wait {
+                        visitor.release(self, guard);
                         backoff.wait();
                         continue;
                     }
                     if !V::LOOKS_ONLY {
-                        return Err(Error::Again { ipa: at.ipa(), level });
+                        if visitor.faulting(self) {
+                            return Err(Error::Again { ipa: at.ipa(), level });
+                        }
+                        ipa = at.hi;
+                        base = ipa;
+                        index += 1;
+                        continue;
                     }
                 }
                 if pte.is_frozen() {
