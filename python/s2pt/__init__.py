@@ -63,8 +63,10 @@ from s2pt.types import (
     MemType,
     Policy,
     Prot,
+    Semantics,
     Stats,
     Translation,
+    WalkFlags,
     parse_size,
 )
 from s2pt.vm import DirtyLog, DirtyLogReport, Vm
@@ -106,6 +108,7 @@ __all__ = [
     "Prot",
     "PtdumpError",
     "S2ptError",
+    "Semantics",
     "SizeError",
     "Stage2",
     "Stats",
@@ -115,6 +118,7 @@ __all__ = [
     "TranslationFault",
     "Vm",
     "WalkFault",
+    "WalkFlags",
     "__version__",
     "parse_size",
 ]

@@ -29,8 +29,10 @@ __all__ = [
     "MemType",
     "Policy",
     "Prot",
+    "Semantics",
     "Stats",
     "Translation",
+    "WalkFlags",
     "check_address",
     "check_level",
     "format_size",
@@ -173,6 +175,34 @@ class DumpStyle(_Choice):
     EXACT = "exact"
     KVM6 = "kvm6"
     KVM7 = "kvm7"
+
+
+class Semantics(_Choice):
+    """Whose habits a table has: this library's (an operation changes its range and nothing else), or Linux KVM's."""
+
+    EXACT = "exact"
+    KVM = "kvm"
+
+
+class WalkFlags(IntFlag):
+    """How KVM's callers walk, with KVM's bit numbers; for `Stage2.map` with ``semantics="kvm"``.
+
+    Examples
+    --------
+    >>> WalkFlags.SHARED | WalkFlags.HANDLE_FAULT
+    <WalkFlags.FAULT: 24>
+    """
+
+    SHARED = 8
+    """Others walk at the same time: software bits change by break-before-make."""
+    HANDLE_FAULT = 16
+    """A fault: the first entry that is left alone ends the call with `Again`."""
+    SKIP_BBM_TLBI = 32
+    """No TLBI between break and make."""
+    SKIP_CMO = 64
+    """No cache maintenance on what is mapped."""
+    FAULT = 24
+    """What a vCPU's fault passes."""
 
 
 class Policy(_Choice):

@@ -2,7 +2,9 @@
 
 use pyo3::prelude::*;
 
-use super::convert::{ExistingArg, IpaArg, LevelArg, MemTypeArg, PaArg, ProtArg, SizeArg, SoftwareArg};
+use super::convert::{
+    ExistingArg, FlagsArg, IpaArg, LevelArg, MemTypeArg, Number, PaArg, ProtArg, SizeArg, SoftwareArg,
+};
 use super::stage2::PyStage2;
 use super::{error, types};
 use crate::arch::Attrs;
@@ -24,7 +26,13 @@ pub fn options(existing: ExistingArg, largest: Option<LevelArg>, over_tables: bo
         existing: existing.0,
         largest: largest.map(|level| level.0),
         over_tables,
+        ..MapOptions::default()
     }
+}
+
+/// How many table frames a call may take.
+fn most(budget: Option<Number>) -> usize {
+    budget.map_or(usize::MAX, |frames| usize::try_from(frames.0).unwrap_or(usize::MAX))
 }
 
 #[pymethods]
@@ -56,6 +64,10 @@ impl PyStage2 {
     ///     The access flag.
     /// over_tables : bool
     ///     With ``"keep"``: a leaf that fits may take the place of a table.
+    /// flags : WalkFlags
+    ///     Only with ``semantics="kvm"``: how KVM's caller would walk.
+    /// budget : int, optional
+    ///     How many table frames the call may take.
     ///
     /// Returns
     /// -------
@@ -67,9 +79,11 @@ impl PyStage2 {
     /// AlignmentError, AddressError, LevelError, AttributesError
     ///     An argument is wrong.
     /// Again
-    ///     ``"keep"``, and there was no hole.
+    ///     ``"keep"``, and there was no hole. With ``semantics="kvm"`` and ``WalkFlags.HANDLE_FAULT``: a leaf of the same
+    ///     output is there already, or a peer holds the entry; what lies before is mapped.
     /// ConflictError
-    ///     ``"error"``, and a leaf was found: the error has its first IPA in the range, and its level.
+    ///     ``"error"``, and a leaf was found: the error has its first IPA in the range, and its level. Also where an owner's
+    ///     mark (`annotate`) would be lost.
     /// OutOfFramesError
     ///     Too few frames for the tables to be made.
     ///
@@ -90,9 +104,9 @@ impl PyStage2 {
     /// s2pt.errors.Again: 0x40000000 is being changed by a peer, or was changed first (level 1): try again
     #[pyo3(signature = (
         ipa, size, pa, prot = ProtArg::RW, *, memtype = MemTypeArg::NORMAL, existing = ExistingArg::REPLACE, largest = None, software = SoftwareArg::NONE, af = true,
-        over_tables = false
+        over_tables = false, flags = FlagsArg::NONE, budget = None
     ), text_signature = "($self, ipa, size, pa, prot=Prot.RW, *, memtype=MemType.NORMAL, existing='replace', \
-        largest=None, software=0, af=True, over_tables=False)")]
+        largest=None, software=0, af=True, over_tables=False, flags=0, budget=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python method")]
     fn map<'py>(
         &self,
@@ -107,10 +121,20 @@ impl PyStage2 {
         software: SoftwareArg,
         af: bool,
         over_tables: bool,
+        flags: FlagsArg,
+        budget: Option<Number>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let attrs = attrs(prot, memtype, software, af);
-        let options = options(existing, largest, over_tables);
-        let done = self.with(py, size.0, |table| table.map(ipa.0, size.0, pa.0, &attrs, options))?;
+        let options = MapOptions {
+            flags: flags.0,
+            ..options(existing, largest, over_tables)
+        };
+        let done = self.with(py, size.0, |table| match budget {
+            None => table.map(ipa.0, size.0, pa.0, &attrs, options),
+            Some(_) => table
+                .with_frames(most(budget))
+                .map(ipa.0, size.0, pa.0, &attrs, options),
+        })?;
         types::mapped(py, &done.map_err(|refused| error::table(py, refused))?)
     }
 
@@ -295,7 +319,7 @@ impl PyStage2 {
     /// AlignmentError, AddressError, LevelError
     ///     An argument is wrong.
     /// OutOfFramesError
-    ///     Too few frames: each split needs one.
+    ///     Too few frames, or `budget` is less than it takes: each split needs one.
     ///
     /// Examples
     /// --------
@@ -306,9 +330,27 @@ impl PyStage2 {
     /// 2
     /// >>> s2.stats().leaves
     /// {1: 0, 2: 511, 3: 512}
-    #[pyo3(signature = (ipa, size, level = LevelArg::PAGES), text_signature = "($self, ipa, size, level=3)")]
-    fn split(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg, level: LevelArg) -> PyResult<u64> {
-        let done = self.with(py, size.0, |table| table.split(ipa.0, size.0, level.0))?;
+    ///
+    /// With KVM's semantics a block is split whole: at once if the budget allows, otherwise by one level, and again.
+    ///
+    /// >>> s2 = Stage2(semantics="kvm")
+    /// >>> _ = s2.map(0x4000_0000, "1GiB", pa=0x8000_0000)
+    /// >>> s2.split(0x4000_0000, "2MiB", budget=2)
+    /// 2
+    /// >>> s2.stats().leaves
+    /// {1: 0, 2: 511, 3: 512}
+    #[pyo3(signature = (ipa, size, level = LevelArg::PAGES, *, budget = None), text_signature = "($self, ipa, size, level=3, *, budget=None)")]
+    fn split(
+        &self,
+        py: Python<'_>,
+        ipa: IpaArg,
+        size: SizeArg,
+        level: LevelArg,
+        budget: Option<Number>,
+    ) -> PyResult<u64> {
+        let done = self.with(py, size.0, |table| {
+            table.with_frames(most(budget)).split(ipa.0, size.0, level.0)
+        })?;
         done.map_err(|refused| error::table(py, refused))
     }
 
@@ -334,6 +376,107 @@ impl PyStage2 {
     /// 2097152
     fn collapse(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<u64> {
         let done = self.with(py, size.0, |table| table.collapse(ipa.0, size.0))?;
+        done.map_err(|refused| error::table(py, refused))
+    }
+
+    /// Mark a range as belonging to an owner; what was mapped there is mapped no more.
+    ///
+    /// A marked page faults, and `lookup` shows the mark. Marks are not lost by the way: `map` does not write over them
+    /// (ConflictError); it takes ``annotate(ipa, size, 0)``, or `unmap`, which removes marks with the rest.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Bytes, a multiple of the page size.
+    /// size : int or str
+    ///     Bytes, a multiple of the page size, not zero.
+    /// owner : int
+    ///     Up to 59 bits; 0 takes the mark away. With ``semantics="kvm"`` 0 or 1, and a page that is mapped takes the place
+    ///     of a mark.
+    /// budget : int, optional
+    ///     How many table frames the call may take.
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError, AddressError, AttributesError
+    ///     An argument is wrong.
+    /// OutOfFramesError
+    ///     Too few frames for the tables to be made.
+    ///
+    /// Notes
+    /// -----
+    /// Maintenance: a broadcast TLBI where a translation goes.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> s2.annotate(0x1000, 4096, 7)
+    /// >>> s2.lookup(0x1000)
+    /// Entry(raw=0x1c, level=3, base=0x1000, kind=annotated)
+    /// >>> s2.map(0x1000, 4096, pa=0x1000)
+    /// Traceback (most recent call last):
+    ///     ...
+    /// s2pt.errors.ConflictError: 0x1000 is taken: level 3 entry 0x1c
+    #[pyo3(signature = (ipa, size, owner, *, budget = None))]
+    fn annotate(
+        &self,
+        py: Python<'_>,
+        ipa: IpaArg,
+        size: SizeArg,
+        owner: Number,
+        budget: Option<Number>,
+    ) -> PyResult<()> {
+        let done = self.with(py, size.0, |table| {
+            table.with_frames(most(budget)).annotate(ipa.0, size.0, owner.0)
+        })?;
+        done.map_err(|refused| error::table(py, refused))
+    }
+
+    /// Clean and invalidate the data caches for everything cacheable that a range maps; return the number of bytes.
+    ///
+    /// With FEAT_S2FWB nothing is due, and the result is 0. With ``semantics="kvm"`` blocks count whole.
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError, AddressError
+    ///     An argument is wrong.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2(sink="counting")
+    /// >>> _ = s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// >>> _ = s2.map(0x4020_0000, 4096, pa=0x1000, memtype="device-nGnRE")
+    /// >>> before = s2.counts()["cache_data"]
+    /// >>> s2.flush_cache(0x4000_0000, "4MiB")
+    /// 2097152
+    /// >>> s2.counts()["cache_data"] - before
+    /// 1
+    fn flush_cache(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<u64> {
+        let done = self.with(py, size.0, |table| table.flush_cache(ipa.0, size.0))?;
+        done.map_err(|refused| error::table(py, refused))
+    }
+
+    /// Make every CPU forget what it has cached of a range: one range TLBI, or one of the whole VMID where the CPU has none.
+    ///
+    /// Calls invalidate by themselves what they must; only `write_protect` with ``semantics="kvm"`` leaves it to its caller.
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError, AddressError
+    ///     An argument is wrong.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2(semantics="kvm", sink="counting")
+    /// >>> _ = s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// >>> _ = s2.write_protect(0x4000_0000, "2MiB")
+    /// >>> s2.counts()["tlbi_range"]
+    /// 0
+    /// >>> s2.flush_tlb(0x4000_0000, "2MiB")
+    /// >>> s2.counts()["tlbi_range"]
+    /// 1
+    fn flush_tlb(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<()> {
+        let done = self.with(py, size.0, |table| table.flush_tlb(ipa.0, size.0))?;
         done.map_err(|refused| error::table(py, refused))
     }
 }

@@ -14,7 +14,7 @@ use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 use super::error;
 use super::sink::Watch;
 use crate::arch::{AccessKind, BlockRule, Dialect, FaultKind, Granule, Ipa, Level, MemType, Pa, Prot};
-use crate::table::{Existing, Recording, StallKind};
+use crate::table::{Existing, Recording, Semantics, StallKind, WalkFlags};
 use crate::vm::replay::{Order, Sizes};
 use crate::vm::{Backing, DirtyLogMode, Policy};
 
@@ -77,6 +77,14 @@ pub struct Vmid(pub u16);
 /// An `s2pt.Blocks` or its text.
 #[derive(Clone, Copy)]
 pub struct BlocksArg(pub BlockRule);
+
+/// An `s2pt.Semantics` or its text.
+#[derive(Clone, Copy)]
+pub struct SemanticsArg(pub Semantics);
+
+/// `s2pt.WalkFlags`, or the same bits as an integer.
+#[derive(Clone, Copy)]
+pub struct FlagsArg(pub WalkFlags);
 
 /// How a stalled TLBI waits.
 #[derive(Clone, Copy)]
@@ -198,6 +206,16 @@ impl ExistingArg {
     pub const REPLACE: Self = Self(Existing::Replace);
 }
 
+impl SemanticsArg {
+    /// An operation changes its range and nothing else.
+    pub const EXACT: Self = Self(Semantics::Exact);
+}
+
+impl FlagsArg {
+    /// None.
+    pub const NONE: Self = Self(WalkFlags::empty());
+}
+
 impl SoftwareArg {
     /// All clear.
     pub const NONE: Self = Self(0);
@@ -232,6 +250,8 @@ extract! {
     PaBits = |obj| bits("pa_bits", obj);
     Vmid = vmid;
     BlocksArg = |obj| choice(obj, "blocks", &[("arch", BlockRule::Architecture), ("kvm", BlockRule::Kvm)]);
+    SemanticsArg = |obj| choice(obj, "semantics", &[("exact", Semantics::Exact), ("kvm", Semantics::Kvm)]);
+    FlagsArg = flags;
     StallHow = |obj| choice(obj, "stall_how", &[("sleep", StallKind::Sleep), ("spin", StallKind::Spin)]);
     PolicyArg = |obj| choice(obj, "policy", &Policy::ALL.map(|policy| (policy.name(), policy)));
     BackingArg = |obj| choice(obj, "backing", BACKINGS);
@@ -395,6 +415,17 @@ fn prot(obj: &Bound<'_, PyAny>) -> PyResult<Prot> {
             format!("permission bits {bits:#x} are beyond 0xf"),
         )),
     }
+}
+
+fn flags(obj: &Bound<'_, PyAny>) -> PyResult<WalkFlags> {
+    let bits = unsigned("flags", obj)?;
+    let known = u8::try_from(bits).ok().and_then(WalkFlags::from_bits);
+    known.ok_or_else(|| {
+        error::option(
+            obj.py(),
+            format!("walk flags {bits:#x} are not all of {:#x}", WalkFlags::all().bits()),
+        )
+    })
 }
 
 fn software(obj: &Bound<'_, PyAny>) -> PyResult<u8> {

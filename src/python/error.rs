@@ -126,6 +126,8 @@ pub fn table(py: Python<'_>, error: Error) -> PyErr {
             (message, None::<u64>, None::<i8>, needed, available),
         ),
         Error::Attrs { ipa, .. } => raise(py, |classes| &classes.attributes, (message, ipa.get())),
+        Error::Owner { ipa, .. } => raise(py, |classes| &classes.attributes, (message, ipa.get())),
+        Error::Flags { .. } => option(py, message),
         Error::Geometry(error) => shape(py, error),
         _ => raise(py, |classes| &classes.base, (message,)),
     }

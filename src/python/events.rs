@@ -33,7 +33,8 @@ const fn scope(scope: Scope) -> &'static str {
     }
 }
 
-fn describe<'py>(py: Python<'py>, event: &Event) -> PyResult<(&'static str, Bound<'py, PyDict>)> {
+/// The kind of an event and what belongs to it.
+pub fn describe<'py>(py: Python<'py>, event: &Event) -> PyResult<(&'static str, Bound<'py, PyDict>)> {
     let fields = PyDict::new(py);
     let kind = match *event {
         Event::Store {

@@ -73,3 +73,31 @@ impl Rows {
         PyArray1::from_vec(py, self.0).call_method1("view", (dtype(py)?,))
     }
 }
+
+/// Fields of an entry, in order.
+const RAW_FIELDS: [(&str, &str); 3] = [("ipa", "<u8"), ("level", "<i8"), ("raw", "<u8")];
+
+static RAW_DTYPE: PyOnceLock<Py<PyArrayDescr>> = PyOnceLock::new();
+
+/// Entries, row after row.
+#[derive(Debug, Default)]
+pub struct RawRows(Vec<u64>);
+
+impl RawRows {
+    /// None.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Adds an entry.
+    pub fn push(&mut self, entry: &table::Raw) {
+        self.0
+            .extend([entry.ipa.get(), i64::from(entry.level.get()) as u64, entry.pte.raw()]);
+    }
+
+    /// The rows as a structured array that owns them.
+    pub fn into_array(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        let dtype = RAW_DTYPE.get_or_try_init(py, || PyArrayDescr::new(py, RAW_FIELDS.to_vec()).map(Bound::unbind))?;
+        PyArray1::from_vec(py, self.0).call_method1("view", (dtype.bind(py),))
+    }
+}

@@ -14,6 +14,7 @@ mod dirty_log;
 mod error;
 mod events;
 mod explain;
+mod hook;
 mod image;
 mod job;
 mod leaves;

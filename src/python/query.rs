@@ -172,6 +172,28 @@ impl PyStage2 {
         rows.map_err(|refused| error::table(py, refused))?.into_array(py)
     }
 
+    /// Every entry that is not empty, as it is: tables, leaves, marks, entries that a peer holds.
+    ///
+    /// Returns
+    /// -------
+    /// numpy.ndarray
+    ///     One dimension, in ascending order, a table before what is in it; fields ipa, level, raw, each of 8 bytes (`level`
+    ///     signed). Through `without_waiting` LOCKED entries are among them.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> _ = s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// >>> [(hex(ipa), level, hex(raw)) for ipa, level, raw in s2.entries_array().tolist()]
+    /// [('0x40000000', 1, '0x100000003'), ('0x40000000', 2, '0x400000800007fd')]
+    fn entries_array<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let rows = self.detached(py, |table| {
+            let mut rows = leaves::RawRows::new();
+            table.for_each_raw(|entry| rows.push(&entry)).map(|()| rows)
+        })?;
+        rows.map_err(|refused| error::table(py, refused))?.into_array(py)
+    }
+
     /// Take a copy of the table as it is in memory: every frame of it, and the registers.
     ///
     /// Returns

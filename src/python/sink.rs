@@ -2,6 +2,7 @@
 //!
 //! One type for all of them, so that the operations are compiled once; the choice is a match on a field.
 
+use super::hook::Hook;
 use crate::table::{Counting, Counts, Event, Recording, Stall, Tlb};
 use crate::vm::workload::Maintenance;
 
@@ -14,6 +15,8 @@ pub enum Watch {
     Counting(Box<Counting>),
     /// The events themselves.
     Recording(Recording),
+    /// Nothing: a function is told of each as it happens.
+    Hook(Hook),
 }
 
 /// The sink of every table made from Python.
@@ -47,7 +50,7 @@ impl Maintenance for Sink {
     fn maintenance(&self) -> Option<Counts> {
         match &self.watch {
             Watch::Counting(counting) => Some(counting.counts()),
-            Watch::Nobody | Watch::Recording(_) => None,
+            Watch::Nobody | Watch::Recording(_) | Watch::Hook(_) => None,
         }
     }
 }
@@ -68,6 +71,7 @@ impl Sink {
             Watch::Nobody => {}
             Watch::Counting(counting) => counting.event(event),
             Watch::Recording(recording) => recording.event(event),
+            Watch::Hook(hook) => hook.call(&event),
         }
         if let Some(stall) = &self.stall {
             stall.event(event);

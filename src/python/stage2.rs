@@ -9,11 +9,14 @@ use core::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyAny;
 
-use super::convert::{BlocksArg, GranuleArg, IpaBits, LevelArg, Number, PaBits, StallHow, Vmid, WatchArg, unsigned};
+use super::convert::{
+    BlocksArg, GranuleArg, IpaArg, IpaBits, LevelArg, Number, PaBits, SemanticsArg, StallHow, Vmid, WatchArg, unsigned,
+};
+use super::hook::Hook;
 use super::open::{Open, Table};
 use super::sink::{Sink, Watch};
 use super::{error, types};
-use crate::arch::{BlockRule, Geometry, GeometryOptions, Granule, Pa};
+use crate::arch::{BlockRule, Geometry, GeometryOptions, Granule, Pa, Pte};
 use crate::memory::{Arena, ArenaOptions, TableMemory};
 use crate::sync::{Arc, RwLock};
 use crate::table::{Config, Handle, Stall};
@@ -45,8 +48,12 @@ const FIRST_FRAME: u64 = 1 << 32;
 ///     Level of the root; None as KVM chooses it (a root of up to 16 concatenated frames).
 /// lpa2, fwb, xnx : bool
 ///     FEAT_LPA2 descriptors, FEAT_S2FWB memory types, FEAT_XNX execute permissions.
-/// blocks : Blocks or str
-///     ``"arch"``: blocks wherever the architecture allows them; ``"kvm"``: where KVM makes them.
+/// blocks : Blocks or str, optional
+///     ``"arch"``: blocks wherever the architecture allows them; ``"kvm"``: where KVM makes them. None is as `semantics`.
+/// semantics : Semantics or str
+///     ``"exact"``: an operation changes its range and nothing else. ``"kvm"``: as Linux KVM 6.12, which treats stage 2 as a
+///     cache: blocks are split by forgetting the rest, unmapped and write-protected whole; leaves with the same output are
+///     left alone; an operation that runs out of frames ends part way; `write_protect` leaves the TLBI to its caller.
 /// vmid : int
 ///     The VMID in VTTBR_EL2, 16 bits.
 /// frames : int, optional
@@ -56,8 +63,10 @@ const FIRST_FRAME: u64 = 1 << 32;
 ///     Whether the CPU has range TLBIs (FEAT_TLBIRANGE).
 /// ha, hd : bool
 ///     Whether the hardware sets the access flag, and the dirty state; `hd` needs `ha`.
-/// sink : str, optional
+/// sink : str or callable, optional
 ///     ``"counting"`` counts the maintenance that the operations ask for (`counts`), ``"recording"`` keeps it (`events`).
+///     A function is called as ``sink(kind, fields)`` (as in `s2pt.events.Event`) for each TLBI of stage 2, cache
+///     operation, table frame and store that replaces something, at the moment when it happens; in a TLBI the entry is held, so it may use the table through `without_waiting` only.
 /// stall_tlbi_ns : int
 ///     How long each stage-2 TLBI makes its caller wait, in nanoseconds: what it costs on a large machine.
 /// stall_how : str
@@ -88,6 +97,8 @@ const FIRST_FRAME: u64 = 1 << 32;
 pub struct PyStage2 {
     /// None once closed. Held for the length of an `Arc` clone, never while Python code runs.
     table: RwLock<Option<Arc<Open>>>,
+    /// Whether its calls wait for what a peer holds.
+    patient: bool,
 }
 
 impl PyStage2 {
@@ -107,6 +118,7 @@ impl PyStage2 {
     ) -> PyResult<R> {
         let table = self.table(py)?;
         let long = bytes > LONG * table.config().geometry.granule().size() || table.tlb().stalls();
+        let work = self.patiently(work);
         Ok(if long {
             py.detach(move || table.work(work))
         } else {
@@ -121,7 +133,23 @@ impl PyStage2 {
         work: impl FnOnce(&Handle<'_, Arena, Sink>) -> R + Send,
     ) -> PyResult<R> {
         let table = self.table(py)?;
+        let work = self.patiently(work);
         Ok(py.detach(move || table.work(work)))
+    }
+
+    /// `work` on a handle that waits or does not, as this object's calls do.
+    fn patiently<R>(
+        &self,
+        work: impl FnOnce(&Handle<'_, Arena, Sink>) -> R + Send,
+    ) -> impl FnOnce(&Handle<'_, Arena, Sink>) -> R + Send {
+        let patient = self.patient;
+        move |handle: &Handle<'_, Arena, Sink>| {
+            if patient {
+                work(handle)
+            } else {
+                work(&handle.without_waiting())
+            }
+        }
     }
 }
 
@@ -130,10 +158,10 @@ impl PyStage2 {
     #[new]
     #[pyo3(signature = (
         ipa_bits = IpaBits(40), granule = GranuleArg(Granule::K4), pa_bits = PaBits(48), *, start_level = None, lpa2 = false, fwb = false, xnx = false,
-        blocks = BlocksArg(BlockRule::Architecture), vmid = Vmid(1), frames = None, tlbi_range = true, ha = true, hd = false, sink = None,
+        blocks = None, semantics = SemanticsArg::EXACT, vmid = Vmid(1), frames = None, tlbi_range = true, ha = true, hd = false, sink = None,
         stall_tlbi_ns = Number(0), stall_how = StallHow::SLEEP
     ), text_signature = "(ipa_bits=40, granule='4KiB', pa_bits=48, *, start_level=None, lpa2=False, fwb=False, \
-        xnx=False, blocks='arch', vmid=1, frames=None, tlbi_range=True, ha=True, hd=False, sink=None, \
+        xnx=False, blocks=None, semantics='exact', vmid=1, frames=None, tlbi_range=True, ha=True, hd=False, sink=None, \
         stall_tlbi_ns=0, stall_how='sleep')")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
@@ -145,23 +173,29 @@ impl PyStage2 {
         lpa2: bool,
         fwb: bool,
         xnx: bool,
-        blocks: BlocksArg,
+        blocks: Option<BlocksArg>,
+        semantics: SemanticsArg,
         vmid: Vmid,
         frames: Option<&Bound<'_, PyAny>>,
         tlbi_range: bool,
         ha: bool,
         hd: bool,
-        sink: Option<WatchArg>,
+        sink: Option<&Bound<'_, PyAny>>,
         stall_tlbi_ns: Number,
         stall_how: StallHow,
     ) -> PyResult<Self> {
+        let kvm = semantics.0.is_kvm();
+        if kvm && matches!(blocks, Some(BlocksArg(BlockRule::Architecture))) {
+            let message = "semantics='kvm' has KVM's block levels: blocks must be 'kvm', or left out";
+            return Err(error::option(py, message.into()));
+        }
         let options = GeometryOptions {
             granule: granule.0,
             ipa_bits: ipa_bits.0,
             pa_bits: pa_bits.0,
             start_level: start_level.map(|level| level.0),
             lpa2,
-            blocks: blocks.0,
+            blocks: blocks.map_or(BlockRule::Architecture, |blocks| blocks.0),
         };
         if hd && !ha {
             let message = "hd needs ha: hardware that manages the dirty state manages the access flag too";
@@ -175,15 +209,20 @@ impl PyStage2 {
             tlbi_range,
             ha,
             hd,
-            ..Config::new(geometry)
+            ..if kvm {
+                Config::kvm(geometry)
+            } else {
+                Config::new(geometry)
+            }
         };
         let quota = frames.map(|frames| unsigned("frames", frames)).transpose()?;
         let stall = (stall_tlbi_ns.0 > 0).then(|| Stall::new(Duration::from_nanos(stall_tlbi_ns.0), stall_how.0));
-        let sink = Sink::new(sink.map_or(Watch::Nobody, WatchArg::watch), stall);
+        let sink = Sink::new(watch(sink)?, stall);
         let arena = Arena::new(room(&geometry, quota)).map_err(|refused| error::arena(py, refused))?;
         let table = Table::new(config, arena, sink).map_err(|refused| error::table(py, refused))?;
         Ok(Self {
             table: RwLock::new(Some(Arc::new(Open::new(table)))),
+            patient: true,
         })
     }
 
@@ -251,6 +290,51 @@ impl PyStage2 {
         Ok(())
     }
 
+    /// The same table through an object whose calls wait for nobody: what a vCPU's fault handler uses, and what a function
+    /// given as `sink` must use, since the entry of the TLBI that it hears of is held by its own thread.
+    ///
+    /// Where a peer holds an entry a call raises `Again` (``semantics="kvm"``: only operations of a fault do, others pass
+    /// over the entry, as KVM's). The two objects are closed each by itself; the table goes with the last.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
+    /// >>> _ = s2.poke(0x1000, 3, 0x400)  # as if a peer were between break and make
+    /// >>> s2.without_waiting().unmap(0x1000, 4096)
+    /// Traceback (most recent call last):
+    ///     ...
+    /// s2pt.errors.Again: 0x1000 is being changed by a peer, or was changed first (level 3): try again
+    fn without_waiting(&self, py: Python<'_>) -> PyResult<Self> {
+        Ok(Self {
+            table: RwLock::new(Some(self.table(py)?)),
+            patient: false,
+        })
+    }
+
+    /// For tests: write any value over the entry at `level` for an address, past the protocol, and return what was there.
+    ///
+    /// 0x400 leaves the entry LOCKED, as a peer would who never comes back.
+    ///
+    /// Raises
+    /// ------
+    /// AddressError, LevelError
+    ///     An argument is wrong.
+    /// NotMappedError
+    ///     The walk ends above that level.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> _ = s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// >>> hex(s2.poke(0x4000_0000, 2, 0))
+    /// '0x400000800007fd'
+    #[pyo3(signature = (ipa, level, value))]
+    fn poke(&self, py: Python<'_>, ipa: IpaArg, level: LevelArg, value: Number) -> PyResult<u64> {
+        let old = self.with(py, 0, |table| table.poke(ipa.0, level.0, Pte::from_raw(value.0)))?;
+        Ok(old.map_err(|refused| error::table(py, refused))?.raw())
+    }
+
     /// Give the table up. Calls that other threads have under way end as if nothing happened; then its memory is freed.
     ///
     /// Every later call raises ClosedError, except `close` itself, `closed` and `repr`.
@@ -281,6 +365,15 @@ impl PyStage2 {
         let bits = table.config().geometry.ipa_bits();
         let (vtcr, frames) = (table.vtcr().raw(), table.memory().frames_in_use());
         format!("<Stage2 ipa_bits={bits} vtcr={vtcr:#x} frames={frames}>")
+    }
+}
+
+/// Who listens: nobody, a keeper by name, or a function.
+fn watch(sink: Option<&Bound<'_, PyAny>>) -> PyResult<Watch> {
+    match sink {
+        None => Ok(Watch::Nobody),
+        Some(function) if function.is_callable() => Ok(Watch::Hook(Hook::new(function.clone().unbind()))),
+        Some(name) => Ok(name.extract::<WatchArg>()?.watch()),
     }
 }
 

@@ -1,0 +1,38 @@
+//! A Python function as the sink of a table.
+
+use pyo3::prelude::*;
+
+use super::events;
+use crate::table::Event;
+
+/// Called with what is done (TLBIs of stage 2, cache operations, frames, stores that replace something), in order, on the thread that causes it and at the moment when it happens.
+#[derive(Debug)]
+pub struct Hook(Py<PyAny>);
+
+impl Hook {
+    /// A hook that calls `function(kind, fields)`.
+    pub const fn new(function: Py<PyAny>) -> Self {
+        Self(function)
+    }
+
+    /// Passes an event on. An exception cannot reach the caller of the operation, which must go on: it is reported as
+    /// Python reports one in a destructor.
+    pub fn call(&self, event: &Event) {
+        // A large map has little else than stores into empty entries, and the barriers around a TLBI are always the same.
+        let told = match event {
+            Event::Store { old, .. } => !old.is_empty(),
+            Event::Tlbi(tlbi) => tlbi.is_stage2(),
+            Event::Dsb(_) | Event::Isb | Event::Publish => false,
+            _ => true,
+        };
+        if !told {
+            return;
+        }
+        Python::attach(|py| {
+            let called = events::describe(py, event).and_then(|told| self.0.call1(py, told));
+            if let Err(raised) = called {
+                raised.write_unraisable(py, Some(self.0.bind(py)));
+            }
+        });
+    }
+}
