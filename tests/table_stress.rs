@@ -1007,7 +1007,11 @@ fn as_kvm(one_tlbi: bool, seed: u64) {
                 let (ipa, size) = range(random);
                 let pa = Pa::new(ipa.get() + LINE);
                 let fault = random.below(2) == 0;
-                let vcpu = if fault { view.without_waiting() } else { view.with_frames(usize::MAX) };
+                let vcpu = if fault {
+                    view.without_waiting()
+                } else {
+                    view.with_frames(usize::MAX)
+                };
                 let done = match random.below(12) {
                     0..=4 => {
                         let prot = random.pick(&[Prot::R, Prot::RW, Prot::RWX]);
