@@ -231,10 +231,12 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// # Errors
     /// As [`protect`](Self::protect).
     pub fn relax(&self, ipa: Ipa, size: u64, prot: Prot) -> Result<Changed, Error> {
-        if self.kvm() {
-            self.permission_bits(ipa, prot)?; // KVM looks at them before the range
-        }
-        let end = self.check_range(ipa, size)?;
+        let end = match self.check_range(ipa, size) {
+            Ok(end) => end,
+            // KVM looks at the permissions before the range.
+            Err(_) if self.kvm() && self.permission_bits(ipa, prot).is_err() => 0,
+            Err(refused) => return Err(refused),
+        };
         self.permission_bits(ipa, prot)?;
         self.refuse_executable_devices(ipa.get(), end, prot)?;
         let mask = self.core.format.perm_mask();
@@ -304,8 +306,14 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         flush: Flush,
         whole_leaves: bool,
     ) -> Result<Outcome, Error> {
+        if flush == Flush::Local
+            && end - start == self.core.config.geometry.size(Level::L3)
+            && let Some(changed) = self.rewrite_page(Ipa::new(start), &rewrite)
+        {
+            return Ok(Outcome { changed, young: false });
+        }
         if !self.kvm() {
-            return self.rewrite(start, end, rewrite, flush, whole_leaves);
+            return self.rewrite_as(start, end, rewrite, flush, whole_leaves, false);
         }
         let done = self.impatient().rewrite_as(start, end, rewrite, flush, true, true);
         if let (Flush::Local, Err(Error::Again { ipa, .. })) = (flush, &done) {
@@ -314,7 +322,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         done
     }
 
-    /// Walks the range with one rewrite and issues the TLBI that it needs.
+    /// Walks the range with one rewrite and issues the TLBI that it needs. With KVM's semantics leaves change whole.
     #[inline]
     fn rewrite<W: Rewrite>(
         &self,
@@ -337,12 +345,6 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         whole_leaves: bool,
         faulting: bool,
     ) -> Result<Outcome, Error> {
-        if flush == Flush::Local
-            && end - start == self.core.config.geometry.size(Level::L3)
-            && let Some(changed) = self.rewrite_page(Ipa::new(start), &rewrite)
-        {
-            return Ok(Outcome { changed, young: false });
-        }
         let mut reserve = Reserve::new(&self.core.memory, self.frames);
         if !whole_leaves {
             let format = &self.core.format;

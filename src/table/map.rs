@@ -117,7 +117,7 @@ impl<M: TableMemory, T: Tlb, A: Access, L: Wanted> Visitor<M, T, A> for Map<'_, 
                 silent: self.options.flags.contains(WalkFlags::SKIP_BBM_TLBI),
             };
             let mut marked = None;
-            let unlinked = view.unlink(guard, at, pte, making, &mut |level, ipa, found| {
+            let unlinked = view.unlink(guard, at, pte, making, &mut |level, ipa, found: Pte| {
                 let goes = L::MARKS || found.is_valid();
                 if !goes {
                     marked = Some((level, ipa, found));

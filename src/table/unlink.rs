@@ -14,6 +14,27 @@ use crate::arch::{Level, Pte};
 use crate::memory::TableMemory;
 use crate::sync::{Backoff, Ordering, fence};
 
+/// What is asked, and told, about the entries of a subtree that is taken out.
+pub(crate) trait Farewell {
+    /// Whether [`may_go`](Self::may_go) is asked at all.
+    const ASKS: bool = true;
+
+    /// Whether this entry, which is not empty, may go; asked once it is frozen.
+    fn may_go(&mut self, _level: Level, _ipa: u64, _entry: Pte) -> bool {
+        true
+    }
+
+    /// So many leaves of one table go.
+    fn leaves(&mut self, _level: Level, _count: u64) {}
+}
+
+/// A question alone.
+impl<F: FnMut(Level, u64, Pte) -> bool> Farewell for F {
+    fn may_go(&mut self, level: Level, ipa: u64, entry: Pte) -> bool {
+        self(level, ipa, entry)
+    }
+}
+
 /// What became of an unlink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unlink {
@@ -41,8 +62,8 @@ impl From<Pte> for Making {
 }
 
 impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
-    /// Replaces the TABLE entry `old` at `at` and retires everything below. `may_go(level, ipa, entry)` is asked about
-    /// everything below that is not empty, once it is frozen; the first no calls the unlink off.
+    /// Replaces the TABLE entry `old` at `at` and retires everything below. `farewell` is asked about everything below that
+    /// is not empty; its first no calls the unlink off.
     ///
     /// # Errors
     /// [`Error::Again`] if an entry below is LOCKED and this view does not wait: everything is as it was.
@@ -52,13 +73,13 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         at: At<'g>,
         old: Pte,
         making: impl Into<Making>,
-        may_go: &mut impl FnMut(Level, u64, Pte) -> bool,
+        farewell: &mut impl Farewell,
     ) -> Result<Unlink, Error> {
         if self.lock(at.table, at.index, old).is_err() {
             return Ok(Unlink::Lost);
         }
         let child = self.child(at.table, old);
-        let why = match self.freeze_all(child, at.base, may_go) {
+        let why = match self.freeze_all(child, at.base, farewell) {
             Ok(frames) => {
                 self.finish_unlink(guard, at, child, frames, making.into());
                 return Ok(Unlink::Done);
@@ -103,27 +124,22 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
 
     /// Freezes a table, which translates from `base` on, and all below it. Returns the number of frames; otherwise all
     /// before the entry where it stopped is frozen, and perhaps that one too.
-    fn freeze_all(
-        &self,
-        table: Table<'_>,
-        base: u64,
-        may_go: &mut impl FnMut(Level, u64, Pte) -> bool,
-    ) -> Result<usize, Stopped> {
-        let mut frames = 1;
+    fn freeze_all<F: Farewell>(&self, table: Table<'_>, base: u64, farewell: &mut F) -> Result<usize, Stopped> {
+        let (mut frames, mut leaves) = (1, 0);
         let shift = self.core.config.geometry.shift(table.level);
         for index in 0..table.len() {
             let last = self.freeze(table, index).ok_or(Stopped::Locked)?;
-            if last.is_empty() {
-                continue;
-            }
             let ipa = base + ((index as u64) << shift);
-            if !may_go(table.level, ipa, last) {
+            if F::ASKS && !last.is_empty() && !farewell.may_go(table.level, ipa, last) {
                 return Err(Stopped::Refused);
             }
             if last.is_table(table.level) {
-                frames += self.freeze_all(self.child(table, last), ipa, may_go)?;
+                frames += self.freeze_all(self.child(table, last), ipa, farewell)?;
+            } else {
+                leaves += u64::from(last.is_valid());
             }
         }
+        farewell.leaves(table.level, leaves);
         Ok(frames)
     }
 

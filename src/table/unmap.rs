@@ -6,9 +6,9 @@ use super::build::{Part, Piece, Reserve};
 use super::error::Error;
 use super::reclaim::Access;
 use super::tlb::Tlb;
-use super::unlink::Unlink;
+use super::unlink::{Farewell, Unlink};
 use super::walk::{At, Step, Visitor};
-use crate::arch::{Ipa, Level, Pte};
+use crate::arch::{Geometry, Ipa, Level, Pte};
 use crate::memory::TableMemory;
 
 /// The removed part of a block that is cut.
@@ -25,6 +25,20 @@ impl Piece for Nothing {
 
     fn fits(&self, _: Level, _: u64) -> bool {
         true
+    }
+}
+
+/// Counts what goes with a subtree.
+struct Removed<'a> {
+    geometry: &'a Geometry,
+    bytes: u64,
+}
+
+impl Farewell for Removed<'_> {
+    const ASKS: bool = false;
+
+    fn leaves(&mut self, level: Level, count: u64) {
+        self.bytes += count << self.geometry.shift(level);
     }
 }
 
@@ -56,15 +70,15 @@ impl<M: TableMemory, T: Tlb, A: Access, F: Fn(Level, u64, Pte) -> bool> Visitor<
                 return Ok(Step::Descend);
             }
             batch.flush(view, |_| Pte::EMPTY);
-            let mut removed = 0;
-            let unlinked = view.unlink(guard, at, pte, Pte::EMPTY, &mut |level, _, found| {
-                removed += view.bytes_of(level, found);
-                true
-            })?;
+            let mut removed = Removed {
+                geometry: &view.core.config.geometry,
+                bytes: 0,
+            };
+            let unlinked = view.unlink(guard, at, pte, Pte::EMPTY, &mut removed)?;
             if unlinked != Unlink::Done {
                 return Ok(Step::Retry);
             }
-            self.removed += removed;
+            self.removed += removed.bytes;
             return Ok(Step::Next);
         }
         if let Some(only) = &self.only
@@ -136,15 +150,6 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         };
         self.walk(ipa.get(), end, &mut visitor)?;
         Ok(visitor.removed)
-    }
-
-    /// Bytes that an entry translates.
-    pub(crate) fn bytes_of(&self, level: Level, pte: Pte) -> u64 {
-        if pte.is_leaf(level) {
-            self.core.config.geometry.size(level)
-        } else {
-            0
-        }
     }
 
     /// Removes the leaves of `start..end` that `only(level, base, entry)` selects, whole; the rest stays.

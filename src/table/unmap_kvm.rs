@@ -13,9 +13,9 @@ use super::batch::Batch;
 use super::error::Error;
 use super::reclaim::Access;
 use super::tlb::Tlb;
-use super::unlink::Unlink;
+use super::unlink::{Farewell, Unlink};
 use super::walk::{At, Step, Visitor};
-use crate::arch::{Ipa, Level, Pa, Pte};
+use crate::arch::{Geometry, Ipa, Level, Pa, Pte};
 use crate::memory::TableMemory;
 use alloc::vec::Vec;
 
@@ -24,6 +24,24 @@ struct Held {
     table: Pa,
     level: Level,
     index: usize,
+}
+
+/// Lets go what the range touches, and counts it.
+struct Inside<'a> {
+    geometry: &'a Geometry,
+    start: u64,
+    end: u64,
+    removed: u64,
+}
+
+impl Farewell for Inside<'_> {
+    fn may_go(&mut self, level: Level, ipa: u64, _: Pte) -> bool {
+        ipa < self.end && self.start < ipa + self.geometry.size(level)
+    }
+
+    fn leaves(&mut self, level: Level, count: u64) {
+        self.removed += count << self.geometry.shift(level);
+    }
 }
 
 struct Unmap {
@@ -136,20 +154,21 @@ impl Unmap {
         if !at.whole() && !view.all_may_go(view.child(at.table, pte), at.base, &mut inside) {
             return Ok(Step::Descend);
         }
-        let mut removed = 0;
-        let mut may_go = |level, ipa, found| {
-            removed += view.bytes_of(level, found);
-            inside(level, ipa, found)
+        let mut inside = Inside {
+            geometry,
+            start,
+            end,
+            removed: 0,
         };
         // Freezing waits for peers: only with nothing held.
         let unlinked = if self.held.is_empty() {
-            view.unlink(guard, at, pte, Pte::EMPTY, &mut may_go)
+            view.unlink(guard, at, pte, Pte::EMPTY, &mut inside)
         } else {
-            view.impatient().unlink(guard, at, pte, Pte::EMPTY, &mut may_go)
+            view.impatient().unlink(guard, at, pte, Pte::EMPTY, &mut inside)
         };
         match unlinked {
             Ok(Unlink::Done) => {
-                self.removed += removed;
+                self.removed += inside.removed;
                 Ok(Step::Next)
             }
             Ok(Unlink::Lost) => Ok(Step::Retry),
