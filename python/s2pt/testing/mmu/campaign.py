@@ -104,7 +104,7 @@ def run_unicorn(
 def run_qemu(
     seed: int, probes: int, progress: Progress = _quiet, *, until_mismatch: bool = False, timeout_s: float = 60.0
 ) -> Report:
-    """Compare so many real accesses with QEMU's MMU, and every value of a sweep of VTCR_EL2.
+    """Compare so many real accesses with QEMU's MMU, then every value of a sweep of VTCR_EL2.
 
     Parameters and result as for `run_unicorn`; `timeout_s` is how long the machine may take for one table, in seconds.
 
@@ -118,7 +118,6 @@ def run_qemu(
     oracle = guest.QemuOracle(timeout_s)
     try:
         course = _Course(oracle, list(guest.shapes_for()), random.Random(seed), probes, Report(), guest.PLACES.arena)
-        sweep(oracle, course.report)
         while course.left() and not (until_mismatch and course.report.mismatched):
             shape = next(course.turns)
             if lack := oracle.lacks(shape):
@@ -129,6 +128,8 @@ def run_qemu(
                 course.report.applied[restricted] += 1
             course.table(_with_features(shape, oracle.pa_sizes(shape), course.rng), places)
             progress(course.report)
+        if not (until_mismatch and course.report.mismatched):
+            sweep(oracle, course.report)
     finally:
         oracle.close()
     return course.report
