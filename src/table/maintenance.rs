@@ -82,7 +82,20 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
 
     /// Invalidates on the calling core only: enough where rights were added (another core at worst faults once more).
     pub(crate) fn invalidate_local(&self, stale: Stale) {
-        self.invalidate_in(stale, Scope::Local);
+        // One of the whole VMID in place of very many goes to every core, so its barriers have to wait for every core.
+        let scope = if T::ACTIVE && self.takes_whole_vmid(stale) {
+            Scope::Broadcast
+        } else {
+            Scope::Local
+        };
+        self.invalidate_in(stale, scope);
+    }
+
+    /// There is no TLBI for the range, and there would have to be too many single ones.
+    fn takes_whole_vmid(&self, stale: Stale) -> bool {
+        let geometry = &self.core.config.geometry;
+        let step = geometry.size(stale.level.unwrap_or(Level::L3));
+        !self.core.config.tlbi_range && stale.end.saturating_sub(stale.start) / step > SINGLES_AT_MOST
     }
 
     /// Invalidates what was cached from the leaf at `at` that the caller has just broken.
@@ -219,7 +232,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             }));
             return false;
         }
-        if bytes / step > SINGLES_AT_MOST {
+        if self.takes_whole_vmid(stale) {
             tlb.event(Event::Tlbi(Tlbi::Vmid));
             return true;
         }

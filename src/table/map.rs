@@ -83,6 +83,8 @@ pub(crate) struct Map<'m, M: TableMemory, L> {
 }
 
 impl<M: TableMemory, T: Tlb, A: Access, L: Wanted> Visitor<M, T, A> for Map<'_, M, L> {
+    const UNLINKS: bool = true;
+
     #[inline]
     fn entry<'g>(
         &mut self,

@@ -54,7 +54,8 @@ pub enum Event {
 ///
 /// An implementation on hardware executes [`Event::Tlbi`], [`Event::Dsb`], [`Event::Isb`], [`Event::Cache`] and
 /// [`Event::Publish`] before it returns and ignores the rest. It must not call back into an operation that waits for
-/// the entry being broken: the entry is LOCKED while its TLBI runs.
+/// the entry being broken: the entry is LOCKED while its TLBI runs. It must not panic: an entry that is LOCKED then stays so,
+/// and handles wait for ever for who left it (an [`Exclusive`](super::Exclusive) view is told so instead).
 pub trait Tlb: Send + Sync {
     /// False for a sink that ignores everything: the work of producing events is then compiled out.
     const ACTIVE: bool = true;

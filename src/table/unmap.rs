@@ -52,6 +52,7 @@ pub(crate) struct Unmap<'m, M: TableMemory, F> {
 
 impl<M: TableMemory, T: Tlb, A: Access, F: Fn(Level, u64, Pte) -> bool> Visitor<M, T, A> for Unmap<'_, M, F> {
     const AFTER: bool = true;
+    const UNLINKS: bool = true;
 
     fn entry<'g>(
         &mut self,

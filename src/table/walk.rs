@@ -70,6 +70,9 @@ pub(crate) trait Visitor<M: TableMemory, T: Tlb, A: Access> {
     /// Whether `after` must see each table that the range covers as one visit, however long the walk.
     const WHOLE_TABLES: bool = false;
 
+    /// Whether the visitor takes whole tables out of the tree.
+    const UNLINKS: bool = false;
+
     /// The visitor changes nothing, so a LOCKED entry that is not waited for is shown to it like an empty one.
     const LOOKS_ONLY: bool = false;
 
@@ -248,7 +251,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             if !pte.is_valid() {
                 if pte.is_locked() {
                     self.finish(&mut batch, visitor, origin, level);
-                    if self.wait {
+                    // Who is alone in the table and meets one waits for nobody: its holder died between break and make.
+                    if self.wait && A::SHARED {
                         visitor.release(self, guard);
                         backoff.wait();
                         continue;
@@ -272,6 +276,19 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 self.finish(&mut batch, visitor, origin, level);
             }
             match visitor.entry(self, guard, &mut batch, at, pte) {
+                Ok(Step::Next) if V::UNLINKS && pte.is_table(level) => {
+                    // What went should not have to wait for the end of the walk to be freed.
+                    let gone = if size > geometry.size(Level::L2) {
+                        TABLES_A_STAY
+                    } else {
+                        1
+                    };
+                    *visited = visited.saturating_add(gone);
+                    if *visited >= TABLES_A_STAY && at.hi < end {
+                        self.finish(&mut batch, visitor, origin, level);
+                        return Ok(End::Tired { at: at.hi });
+                    }
+                }
                 Ok(Step::Next) => {}
                 Ok(Step::Retry) => continue,
                 Ok(Step::Descend) => {
