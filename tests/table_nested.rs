@@ -3,59 +3,20 @@
 //! While a TLBI event runs, the operation that offered it holds entries LOCKED. So each test here stands at an exact point of
 //! one operation and lets a peer act there.
 
-use std::cell::RefCell;
+mod inject;
+
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use s2pt::arch::{AccessKind, Attrs, EntryKind, Geometry, GeometryOptions, Ipa, Level, MemType, Pa, Prot};
 use s2pt::memory::{Arena, ArenaOptions};
-use s2pt::table::{Config, Counting, Error, Event, Existing, Handle, MapOptions, Mapped, Stage2, Tlb};
+use s2pt::table::{Config, Counting, Error, Event, Existing, Handle, MapOptions, Mapped, Stage2};
+
+use inject::{HOOK, Inject, at, fired, is_stage2_tlbi};
 
 const PAGE: u64 = 0x1000;
 const BLOCK: u64 = 2 << 20;
 const BASE: u64 = 0x8000_0000;
-
-type Hook = Box<dyn FnMut(Event) -> bool>;
-
-thread_local! {
-    static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
-}
-
-/// Offers each event to the calling thread's hook; it is gone once it has answered true, and while it runs.
-#[derive(Debug)]
-struct Inject;
-
-impl Tlb for Inject {
-    fn event(&self, event: Event) {
-        let Some(mut hook) = HOOK.with(|slot| slot.borrow_mut().take()) else {
-            return;
-        };
-        if !hook(event) {
-            HOOK.with(|slot| *slot.borrow_mut() = Some(hook));
-        }
-    }
-}
-
-/// Runs `peer` at the first event that `when` selects.
-fn at(mut when: impl FnMut(Event) -> bool + 'static, peer: impl FnOnce() + 'static) {
-    let mut peer = Some(peer);
-    let hook = move |event| {
-        let now = when(event);
-        if now {
-            peer.take().expect("a hook runs once")();
-        }
-        now
-    };
-    HOOK.with(|slot| *slot.borrow_mut() = Some(Box::new(hook)));
-}
-
-fn fired() -> bool {
-    HOOK.with(|slot| slot.borrow_mut().take().is_none())
-}
-
-fn is_stage2_tlbi(event: Event) -> bool {
-    matches!(event, Event::Tlbi(tlbi) if tlbi.is_stage2())
-}
 
 fn becomes_valid(event: Event) -> bool {
     matches!(event, Event::Store { new, .. } if new.is_valid())
