@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import NoReturn
 
@@ -92,7 +93,11 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if on_terminal:
             print("\r\x1b[K", end="", file=sys.stderr)
-    _print(report, as_json=options.json)
+    try:
+        _print(report, as_json=options.json)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough; the exit code still tells
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1 if report.mismatched else 0
 
 
