@@ -16,7 +16,8 @@ RUST_TEST = re.compile(r"#\[test\]\n(?:#\[.*\]\n)*(?:pub )?fn (\w+)\(")
 PYTHON_TEST = re.compile(r"^def (test_\w+)\(", re.MULTILINE)
 
 ROWS = {letter + number: cells.split("|") for letter, number, cells in ROW.findall(PAGE.read_text())}
-STEPS = set(re.findall(r"^step_(\w+)\(\)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE))
+STEP = re.compile(r"\(step `(\w+)`\)")
+CI = ROOT / ".ci" / "run"
 CARGO = tomllib.loads((ROOT / "Cargo.toml").read_text())
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -43,7 +44,7 @@ def test_each_bug_has_its_row() -> None:
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_names_tests_that_exist_or_says_why_there_is_none(row: str) -> None:
     cell = ROWS[row][-1]
-    names = [name for name in NAME.findall(cell) if name not in STEPS]
+    names = NAME.findall(STEP.sub("", cell))
     assert set(names) <= ALL
     number = f"{row[0].lower()}{int(row[1:]):02}_"
     own = [name for name in names if name.removeprefix("test_").startswith(number)]
@@ -54,10 +55,11 @@ def test_a_row_names_tests_that_exist_or_says_why_there_is_none(row: str) -> Non
     assert own or reason or row[0] != "B"
 
 
+@pytest.mark.skipif(not CI.exists(), reason="a source distribution does not carry the checks of CI")
 def test_each_step_of_ci_that_is_named_exists() -> None:
-    named = re.findall(r"\(step `(\w+)`\)", PAGE.read_text())
+    named = STEP.findall(PAGE.read_text())
     assert named
-    assert set(named) <= STEPS
+    assert set(named) <= set(re.findall(r"^step_(\w+)\(\)", CI.read_text(), re.MULTILINE))
 
 
 def test_each_named_test_has_its_row() -> None:
