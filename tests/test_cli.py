@@ -199,6 +199,33 @@ def test_replay_with_racing_vcpus_arrives_at_the_same_tables(result: Callable[..
             assert dump["theirs"] == dump["ours"] == dump["same"]
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--sizes", "recorded"], ["--sizes", "trace"], ["--threads"], ["-j", "8"]], ids=" ".join
+)
+def test_replay_of_a_migration_with_kvms_semantics_arrives_at_kvms_tables(
+    result: Callable[..., dict[str, Any]], arguments: list[str]
+) -> None:
+    (run_,) = result("replay", DATA / "migrate_2vcpu", "--semantics", "kvm", *arguments, "--check")["runs"]
+    assert [(dump["theirs"], dump["ours"], dump["same"]) for dump in run_["dumps"]] == [(8135,) * 3, (19113,) * 3]
+    if "--sizes" in arguments:
+        assert (run_["levels"]["agree"], run_["levels"]["differ"]) == (39_453, 2)
+
+
+@pytest.mark.parametrize("prefix", ["k612_trace_thp", "k612_trace_pt_thp"])
+def test_replay_of_snapshots_with_kvms_semantics_arrives_at_every_one(
+    result: Callable[..., dict[str, Any]], prefix: str
+) -> None:
+    (run_,) = result("replay", SNAPSHOTS / prefix, "--semantics", "kvm", "--check")["runs"]
+    assert run_["dumps"]
+    for dump in run_["dumps"]:
+        assert dump["theirs"] == dump["ours"] == dump["same"]
+
+
+def test_replay_refuses_kvms_recorded_calls_out_of_order(refused: Command) -> None:
+    wanted = ["replay", DATA / "migrate_2vcpu", "--semantics", "kvm", "--threads", "--sizes", "recorded"]
+    assert "take --sizes trace" in refused(*wanted)
+
+
 def test_replay_of_a_migration_differs_by_what_exact_split_keeps(result: Callable[..., dict[str, Any]]) -> None:
     value = result("replay", DATA / "migrate_2vcpu.txt.xz", "--policy", ",".join(POLICIES), "--check")
     assert [run_["policy"] for run_ in value["runs"]] == POLICIES

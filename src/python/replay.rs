@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use super::arrays;
-use super::convert::{GranuleArg, IpaBits, LevelArg, Number, OrderArg, PolicyArg, SizesArg, StallHow};
+use super::convert::{GranuleArg, IpaBits, LevelArg, Number, OrderArg, PolicyArg, SemanticsArg, SizesArg, StallHow};
 use super::job::Job;
 use super::sink::{Sink, Watch};
 use super::{error, report};
@@ -33,9 +33,9 @@ impl ReplayJob {
     /// Prepare a replay on a VM of its own; nothing runs yet. `events` holds the rows, 21 words each, and is copied.
     #[new]
     #[pyo3(signature = (
-        events, *, ipa_bits, granule, start_level, lpa2, policy, order, sizes, threads = None, stall_tlbi_ns = Number(0),
+        events, *, ipa_bits, granule, start_level, lpa2, policy, order, sizes, semantics = SemanticsArg::EXACT, threads = None, stall_tlbi_ns = Number(0),
         stall_how = StallHow::SLEEP
-    ), text_signature = "(events, *, ipa_bits, granule, start_level, lpa2, policy, order, sizes, threads=None, \
+    ), text_signature = "(events, *, ipa_bits, granule, start_level, lpa2, policy, order, sizes, semantics='exact', threads=None, \
         stall_tlbi_ns=0, stall_how='sleep')")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
@@ -48,6 +48,7 @@ impl ReplayJob {
         policy: PolicyArg,
         order: OrderArg,
         sizes: SizesArg,
+        semantics: SemanticsArg,
         threads: Option<Number>,
         stall_tlbi_ns: Number,
         stall_how: StallHow,
@@ -63,6 +64,7 @@ impl ReplayJob {
                 ..GeometryOptions::default()
             },
             policy: policy.0,
+            semantics: semantics.0,
             // The rows say how large the host's pages are.
             backing: Backing::Huge1G,
             ..Machine::default()

@@ -11,7 +11,7 @@ use pyo3::types::PyDict;
 
 use super::convert::{
     AccessArg, BackingArg, BlocksArg, FaultKindArg, GranuleArg, IpaArg, IpaBits, LevelArg, LogModeArg, Number, PaArg,
-    PaBits, PolicyArg, SizeArg, SlotId, StallHow, WatchArg,
+    PaBits, PolicyArg, SemanticsArg, SizeArg, SlotId, StallHow, WatchArg,
 };
 use super::dirty_log::{self, DirtyLogJob};
 use super::sink::{Sink, Watch};
@@ -41,6 +41,8 @@ const BASE: Ipa = Ipa::new(1 << 30);
 ///     Where slot 0 starts in the guest, and in host memory (by default the same address).
 /// ipa_bits, granule, pa_bits, start_level, lpa2, blocks, fwb
 ///     The table, as for `Stage2`.
+/// semantics : Semantics or str
+///     ``"kvm"``: faults are handled as KVM handles them, on a table as `Stage2` has it then, with KVM's block levels.
 /// execute_eagerly : bool
 ///     Whether every mapping is executable at once (CTR_EL0.DIC), not only after a fetch.
 /// sink, stall_tlbi_ns, stall_how
@@ -61,10 +63,10 @@ impl PyVm {
     #[pyo3(signature = (
         memory = None, *, backing = BackingArg(Backing::Thp), policy = PolicyArg(Policy::Lockless), ipa = IpaArg(BASE),
         pa = None, ipa_bits = IpaBits(40), granule = GranuleArg(Granule::K4), pa_bits = PaBits(48), start_level = None,
-        lpa2 = false, blocks = BlocksArg(BlockRule::Architecture), fwb = false, execute_eagerly = false,
+        lpa2 = false, blocks = BlocksArg(BlockRule::Architecture), fwb = false, semantics = SemanticsArg::EXACT, execute_eagerly = false,
         sink = Some(WatchArg::COUNTING), stall_tlbi_ns = Number(0), stall_how = StallHow::SLEEP
     ), text_signature = "(memory=None, *, backing='thp', policy='lockless', ipa=1073741824, pa=None, ipa_bits=40, \
-        granule='4KiB', pa_bits=48, start_level=None, lpa2=False, blocks='arch', fwb=False, execute_eagerly=False, \
+        granule='4KiB', pa_bits=48, start_level=None, lpa2=False, blocks='arch', fwb=False, semantics='exact', execute_eagerly=False, \
         sink='counting', stall_tlbi_ns=0, stall_how='sleep')")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
@@ -81,6 +83,7 @@ impl PyVm {
         lpa2: bool,
         blocks: BlocksArg,
         fwb: bool,
+        semantics: SemanticsArg,
         execute_eagerly: bool,
         sink: Option<WatchArg>,
         stall_tlbi_ns: Number,
@@ -99,6 +102,7 @@ impl PyVm {
             backing: backing.0,
             execute_eagerly,
             fwb,
+            semantics: semantics.0,
             ..Machine::default()
         };
         if let Some(memory) = memory {

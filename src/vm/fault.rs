@@ -20,7 +20,9 @@
 //! 4. In a section that changes by the host wait for (`policy`): look again at sequence and slots, install, and only
 //!    after success mark the page dirty. Marking on a retry would report pages that nobody wrote.
 //!
-//! Source of the rules: KVM-SEMANTICS 3.17 and 4.2. Against KVM, a split keeps the rest of the block mapped.
+//! Source of the rules: KVM-SEMANTICS 3.17 and 4.2. On a table with KVM's semantics three answers are KVM's: under logging
+//! a permission fault on a block maps its page alone, and the rest of the block faults again; a relax grants all that the
+//! host's page allows, not only what the access lacked; and a map replaces what is there unless it leads to the same memory.
 
 use super::Vm;
 use super::backing::largest_in_slot;
@@ -321,6 +323,7 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
             execute || vm.config().execute_eagerly && page.memtype.may_execute(),
         );
         let size = geometry.size(largest);
+        let kvm = vm.kvm();
         let map = |options, done| Plan::Map {
             ipa: ipa.align_down(size),
             size,
@@ -331,7 +334,7 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
             },
             options: MapOptions {
                 largest: Some(largest),
-                ..options
+                ..if kvm { MapOptions::KVM_FAULT } else { options }
             },
             done,
         };
@@ -374,7 +377,9 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
             )));
         }
         let block = leaf.level < Level::L3;
-        Ok(Ok(if logging && block {
+        Ok(Ok(if logging && block && kvm {
+            map(MapOptions::KVM_FAULT, Handled::Split)
+        } else if logging && block {
             Plan::Relax {
                 ipa,
                 size,
@@ -385,7 +390,7 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
             Plan::Relax {
                 ipa: leaf.base,
                 size: geometry.size(leaf.level),
-                prot: added,
+                prot: if kvm { prot } else { added },
                 done: Handled::Relaxed,
             }
         }))

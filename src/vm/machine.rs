@@ -3,7 +3,7 @@
 use super::{Backing, Policy, Vm, VmConfig};
 use crate::arch::{Geometry, GeometryError, GeometryOptions, Granule, Pa};
 use crate::memory::{Arena, ArenaError, ArenaOptions};
-use crate::table::{self, Config, Stage2, Tlb};
+use crate::table::{self, Config, Semantics, Stage2, Tlb};
 
 /// Options for a [`Vm`] with an [`Arena`] of its own.
 ///
@@ -26,6 +26,8 @@ pub struct Machine {
     pub execute_eagerly: bool,
     /// FEAT_S2FWB.
     pub fwb: bool,
+    /// Whose habits table and fault handler have. KVM's come with KVM's block levels.
+    pub semantics: Semantics,
     /// Address of the first table frame; `None`: in the top sixteenth of the PA space, out of the way of guest memory.
     pub table_base: Option<Pa>,
     /// Guest memory in bytes, all slots together: there are frames enough to map that much in pages, with as many again
@@ -42,6 +44,7 @@ impl Default for Machine {
             backing: Backing::default(),
             execute_eagerly: false,
             fwb: false,
+            semantics: Semantics::Exact,
             table_base: None,
             memory: 64 << 30,
         }
@@ -77,7 +80,11 @@ impl Machine {
         })?;
         let config = Config {
             fwb: self.fwb,
-            ..Config::new(geometry)
+            ..if self.semantics.is_kvm() {
+                Config::kvm(geometry)
+            } else {
+                Config::new(geometry)
+            }
         };
         let stage2 = Stage2::new(config, arena, tlb)?;
         let vm = VmConfig {

@@ -110,6 +110,11 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
         &self.stage2.config().geometry
     }
 
+    /// Whether faults are handled as KVM handles them, on a table with its semantics.
+    pub(crate) fn kvm(&self) -> bool {
+        self.stage2.config().semantics.is_kvm()
+    }
+
     pub(crate) fn page_size(&self) -> u64 {
         self.geometry().granule().size()
     }

@@ -13,7 +13,7 @@ from s2pt._core import ReplayJob
 from s2pt.cli.common import TLBIS, parse_policies, parse_time, print_json, refuse, watch
 from s2pt.trace import Kind, Outcome, Trace, as_words, read
 from s2pt.trace.compare import Cause, Comparison, Difference, LevelDifference, compare
-from s2pt.types import Policy, Prot, format_size
+from s2pt.types import Policy, Prot, Semantics, format_size
 
 __all__ = ["replay"]
 
@@ -59,6 +59,12 @@ def replay(
     policy: Annotated[
         list[str], typer.Option("--policy", metavar="POLICY[,POLICY..]", help="serial, parallel, lockless.")
     ] = ["lockless"],  # noqa: B006 - typer copies it
+    semantics: Annotated[
+        Semantics,
+        typer.Option(
+            "--semantics", help="exact: our own, a split keeps the rest of a block; kvm: the rest faults again."
+        ),
+    ] = Semantics.EXACT,
     repeat: Annotated[int, typer.Option("--repeat", min=1, help="So many times, a new table each time.")] = 1,
     stall_tlbi: Annotated[
         str, typer.Option("--stall-tlbi", metavar="TIME", help="Each TLBI keeps its core waiting so long, as in 200us.")
@@ -78,8 +84,14 @@ def replay(
     policies = parse_policies(policy)
     stall = parse_time(stall_tlbi)
     recorded = read(trace, allow_lost=allow_lost)
+    reordered = semantics is Semantics.KVM and order is not Order.RECORDED
+    if reordered and sizes is Sizes.RECORDED:
+        # A page mapped into a block drops its other pages: which ones are there then, only the recorded order tells.
+        raise refuse(
+            "--semantics kvm: recorded calls drop other pages in another order; take --sizes trace with threads"
+        )
     if sizes is None:
-        sizes = Sizes.RECORDED if recorded.has_sizes else Sizes.TRACE
+        sizes = Sizes.RECORDED if recorded.has_sizes and not reordered else Sizes.TRACE
     elif sizes is Sizes.RECORDED and not recorded.has_sizes:
         raise refuse(f"--sizes recorded: {recorded.name} has neither TAG.faults.csv nor TAG.pgt.txt to take sizes from")
     if not json_:
@@ -87,7 +99,7 @@ def replay(
     runs = []
     for number in range(1, repeat + 1):
         for one in policies:
-            run = _run(recorded, one, order, sizes, jobs, stall)
+            run = _run(recorded, one, order, sizes, semantics, jobs, stall)
             run["repeat"] = number
             runs.append(run)
             if not json_:
@@ -105,7 +117,9 @@ def _order(order: Order, threads: bool, free: bool, jobs: int | None) -> Order:
     raise refuse(f"--order {order.value} and --{wanted.value} contradict each other")
 
 
-def _run(trace: Trace, policy: Policy, order: Order, sizes: Sizes, jobs: int | None, stall: int) -> dict[str, Any]:
+def _run(
+    trace: Trace, policy: Policy, order: Order, sizes: Sizes, semantics: Semantics, jobs: int | None, stall: int
+) -> dict[str, Any]:
     shape = trace.shape
     job = ReplayJob(
         as_words(trace.events),
@@ -116,11 +130,13 @@ def _run(trace: Trace, policy: Policy, order: Order, sizes: Sizes, jobs: int | N
         policy=policy.value,
         order=order.value,
         sizes=sizes.value,
+        semantics=semantics.value,
         threads=jobs,
         stall_tlbi_ns=stall,
     )
     result = watch(job, f"{trace.name}, {policy.value}:")
-    comparisons, levels = compare(trace, result.pop("snapshots"), result.pop("level_differences"))
+    keeps = semantics is Semantics.EXACT
+    comparisons, levels = compare(trace, result.pop("snapshots"), result.pop("level_differences"), keeps)
     unknown = sum(difference.cause is Cause.UNKNOWN for one in comparisons for difference in one.differences)
     unknown += sum(level.cause is Cause.UNKNOWN for level in levels) + len(result["exit_differences"])
     stats = result["stats"]
@@ -128,6 +144,7 @@ def _run(trace: Trace, policy: Policy, order: Order, sizes: Sizes, jobs: int | N
         "policy": policy.value,
         "order": order.value,
         "sizes": sizes.value,
+        "semantics": semantics.value,
         **result,
         "dumps": comparisons,
         "levels": levels,
@@ -151,7 +168,9 @@ def _print_run(run: dict[str, Any], trace: Trace, shown: int) -> None:
     elapsed = run["elapsed_ns"] / 1e9
     rate = run["faults"] / elapsed if elapsed else 0
     threads = f", {run['threads']} threads" if run["order"] != "recorded" else ""
-    print(f"\npolicy {run['policy']}, order {run['order']}{threads}, sizes {run['sizes']}")
+    print(
+        f"\npolicy {run['policy']}, order {run['order']}{threads}, sizes {run['sizes']}, semantics {run['semantics']}"
+    )
     print(f"  {run['faults']:,} faults in {elapsed:.3f} s, {rate:,.0f} per second")
     print(f"  by kind: {_counts(run['fault_kinds'])}")
     print(f"  by outcome: {_counts(run['outcomes'])}")

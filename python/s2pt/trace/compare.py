@@ -104,10 +104,12 @@ class History:
     ----------
     trace : Trace
         The recorded run.
+    keeps : bool
+        Whether our table keeps what KVM drops; with KVM's semantics it does not, and nothing is excused by that.
     """
 
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
+    def __init__(self, trace: Trace, keeps: bool = True) -> None:
+        self.trace, self.keeps = trace, keeps
         self.page, self.block = trace.shape.page_size, trace.shape.block_size
         self.dropped: set[int] = set()
         """Pages that KVM dropped and has not mapped since."""
@@ -128,6 +130,9 @@ class History:
         names = wanted.dtype.names or ()
         for values in wanted.tolist():
             self._step(dict(zip(names, values, strict=True)))
+        if not self.keeps:
+            self.dropped.clear()
+            self.ever.clear()
 
     def _step(self, event: dict[str, int]) -> None:
         kind, ipa, size = event["kind"], event["ipa"], event["size"]
@@ -243,6 +248,7 @@ def compare(
     trace: Trace,
     snapshots: Iterable[tuple[int, int, npt.NDArray[np.uint64]]],
     levels: Iterable[tuple[int, int, int, int]] = (),
+    keeps: bool = True,
 ) -> tuple[list[Comparison], list[LevelDifference]]:
     """Compare a replay with what was recorded.
 
@@ -254,6 +260,8 @@ def compare(
         Our table at each dump: rows of 64-bit words ipa, size, pa, prot, af, ascending IPA.
     levels : iterable of (row, ipa, theirs, ours)
         Faults whose levels differ.
+    keeps : bool
+        Whether our table keeps what KVM drops, as it does with exact semantics.
 
     Returns
     -------
@@ -262,7 +270,7 @@ def compare(
     levels : list of LevelDifference
         The same with their causes.
     """
-    history = History(trace)
+    history = History(trace, keeps)
     comparisons, explained = [], []
     # Both kinds are asked for in the order of time, so one history serves all.
     waiting = deque(sorted(levels))

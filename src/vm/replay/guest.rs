@@ -12,6 +12,8 @@
 //! * a call that adds permissions where nothing is yet has the page mapped first, as its guest would;
 //! * where several map, holes are filled and permissions added, and nothing is taken away;
 //! * a call that lost its race in the recording races here too: it maps if it is first.
+//!
+//! On a table with KVM's semantics a call is KVM's: a map leaves the same output alone and drops the rest of a block.
 
 use super::event::{Call, Event};
 use super::script::Peers;
@@ -22,7 +24,7 @@ use crate::sync::Backoff;
 use crate::table::{Existing, Lookup, MapOptions, Tlb};
 use crate::vm::fault::{Plan, wanted};
 use crate::vm::slots::Entry;
-use crate::vm::{Error, Handled, HostPage, Outcome, Retry, Slot, Vcpu};
+use crate::vm::{Error, Handled, HostPage, Outcome, Retry, Slot, Vcpu, Vm};
 
 /// A fault that does not come to an end after so many tries is a mistake in the recording or in us.
 const MOST_TRIES: u32 = 10_000;
@@ -58,6 +60,10 @@ impl Guest {
             (Call::Retry, ..) => Ok(Replayed::Skipped),
             (_, Sizes::Trace, _) => execute(vcpu, row, &fault, event),
             (Call::Map | Call::Relax, _, Peers::Racing) if event.ret == 0 => race(vcpu, row, &fault, event),
+            // Who lost in the recording may be first here, and KVM's map leaves what he mapped alone.
+            (Call::Map, _, peers) if event.ret == 0 && peers != Peers::Absent && vcpu.vm().kvm() => {
+                race(vcpu, row, &fault, event)
+            }
             (Call::Relax, _, Peers::AtPage(_)) if event.ret == 0 => race(vcpu, row, &fault, event),
             (.., peers) => repeat(vcpu, row, &fault, event, peers),
         }
@@ -180,7 +186,7 @@ fn literal<M: TableMemory, T: Tlb>(
             event,
             event.prot,
             level,
-            MapOptions::FAULT,
+            as_fault(vcpu.vm(), MapOptions::FAULT),
             Handled::Mapped { level },
         )));
     }
@@ -193,18 +199,24 @@ fn literal<M: TableMemory, T: Tlb>(
             } else {
                 event.prot
             };
-            Ok(Ok(map(event, prot, level, MapOptions::default(), done(&leaf, level))))
+            let options = as_fault(vcpu.vm(), MapOptions::default());
+            Ok(Ok(map(event, prot, level, options, done(&leaf, level))))
         }
         Call::Relax => {
             let leaf = vcpu.handle.lookup(event.map_ipa)?;
             if !leaf.pte.is_leaf(leaf.level) {
                 return Ok(Err(Outcome::Again(Retry::Peer)));
             }
-            Ok(Ok(relax(geometry, entry, event, &leaf, event.prot)))
+            Ok(Ok(relax(vcpu.vm(), entry, event, &leaf, event.prot)))
         }
         Call::Young => Ok(Ok(Plan::Young { ipa: event.ipa })),
         Call::Unknown | Call::Mmio | Call::Retry => Ok(Err(Outcome::Again(Retry::Peer))),
     }
+}
+
+/// The options of a fault's map: `exact`, or the ones that KVM's faults always have.
+fn as_fault<M: TableMemory, T: Tlb>(vm: &Vm<M, T>, exact: MapOptions) -> MapOptions {
+    if vm.kvm() { MapOptions::KVM_FAULT } else { exact }
 }
 
 fn map(event: &Event, prot: Prot, level: Level, options: MapOptions, done: Handled) -> Plan {
@@ -223,11 +235,23 @@ fn map(event: &Event, prot: Prot, level: Level, options: MapOptions, done: Handl
 
 /// Adds permissions to the leaf; to the page alone while the slot is logged, where whoever splits the block in the recording
 /// may come later here.
-fn relax(geometry: &Geometry, entry: &Entry, event: &Event, leaf: &Lookup, prot: Prot) -> Plan {
+fn relax<M: TableMemory, T: Tlb>(vm: &Vm<M, T>, entry: &Entry, event: &Event, leaf: &Lookup, prot: Prot) -> Plan {
+    let (geometry, format) = (vm.geometry(), vm.stage2().format());
     if entry.log.is_some() && !leaf.level.is_last() {
+        let (ipa, size) = (event.map_ipa.align_down(vm.page_size()), vm.page_size());
+        if vm.kvm() {
+            return Plan::Map {
+                ipa,
+                size,
+                pa: Pa::new(format.output(leaf.pte, leaf.level).get() + ipa.offset_from(leaf.base)),
+                attrs: Attrs::new(prot | format.prot(leaf.pte)),
+                options: MapOptions::KVM_FAULT,
+                done: Handled::Split,
+            };
+        }
         return Plan::Relax {
-            ipa: event.map_ipa,
-            size: geometry.granule().size(),
+            ipa,
+            size,
             prot,
             done: Handled::Split,
         };
@@ -277,8 +301,8 @@ fn missing<M: TableMemory, T: Tlb>(
     fault: &Fault,
     event: &Event,
 ) -> Result<Option<Plan>, Error> {
-    let geometry = vcpu.vm().geometry();
-    let format = vcpu.vm().stage2().format();
+    let vm = vcpu.vm();
+    let (geometry, format) = (vm.geometry(), vm.stage2().format());
     let found = vcpu.handle.lookup(event.map_ipa)?;
     let is_leaf = found.pte.is_leaf(found.level);
     let lacks = |prot: Prot| prot.difference(format.prot(found.pte));
@@ -290,7 +314,13 @@ fn missing<M: TableMemory, T: Tlb>(
                     over_tables: !level.is_last(),
                     ..MapOptions::FAULT
                 };
-                return Ok(Some(map(event, event.prot, level, options, done(&found, level))));
+                return Ok(Some(map(
+                    event,
+                    event.prot,
+                    level,
+                    as_fault(vm, options),
+                    done(&found, level),
+                )));
             }
             let offset = event.map_ipa.offset_from(found.base);
             if format.output(found.pte, found.level).get() + offset != event.map_pa.get() {
@@ -298,9 +328,24 @@ fn missing<M: TableMemory, T: Tlb>(
                     existing: Existing::Replace,
                     ..MapOptions::default()
                 };
-                return Ok(Some(map(event, event.prot, level, options, done(&found, level))));
+                return Ok(Some(map(
+                    event,
+                    event.prot,
+                    level,
+                    as_fault(vm, options),
+                    done(&found, level),
+                )));
             }
             let prot = lacks(event.prot);
+            if vm.kvm() && found.level < level && !prot.is_empty() {
+                return Ok(Some(map(
+                    event,
+                    event.prot,
+                    level,
+                    MapOptions::KVM_FAULT,
+                    Handled::Split,
+                )));
+            }
             Ok((!prot.is_empty()).then(|| Plan::Relax {
                 ipa: event.map_ipa,
                 size: event.map_size,
@@ -314,7 +359,7 @@ fn missing<M: TableMemory, T: Tlb>(
         }
         Call::Relax if is_leaf => {
             let prot = lacks(event.prot);
-            Ok((!prot.is_empty()).then(|| relax(geometry, entry, event, &found, prot)))
+            Ok((!prot.is_empty()).then(|| relax(vm, entry, event, &found, prot)))
         }
         // The peer that maps it in the recording comes later here: the guest would find nothing and have it mapped.
         Call::Relax => {
