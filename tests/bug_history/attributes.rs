@@ -67,7 +67,7 @@ pub fn b24_each_half_of_execute_invalidates_instructions() {
         map(&view, BASE, PAGE, Prot::R | prot, PAGES).unwrap();
         assert_eq!(instructions(&log(&table)), [PAGE], "mapped {prot}");
         map(&view, BASE + PAGE, 3 * PAGE, Prot::R, PAGES).unwrap();
-        assert_eq!(instructions(&log(&table)), [], "mapped without");
+        assert!(instructions(&log(&table)).is_empty(), "mapped without");
         view.relax(Ipa::new(BASE + PAGE), PAGE, prot).unwrap();
         assert_eq!(instructions(&log(&table)), [PAGE], "relaxed to {prot}");
         view.protect(Ipa::new(BASE + 2 * PAGE), PAGE, Prot::R | prot).unwrap();
@@ -91,7 +91,7 @@ pub fn b25_a_block_that_is_executable_already_is_not_invalidated_again() {
     assert_eq!(instructions(&log(&table)), [GIB]);
     view.protect(Ipa::new(GIB), GIB, Prot::RX).unwrap();
     view.relax(Ipa::new(GIB), GIB, Prot::W).unwrap();
-    assert_eq!(instructions(&log(&table)), [], "another right comes and goes");
+    assert!(instructions(&log(&table)).is_empty(), "another right comes and goes");
 }
 
 #[test]
