@@ -454,11 +454,16 @@ impl LeafIterator {
 impl LeafIterator {
     fn advance(&self, py: Python<'_>) -> PyResult<Option<Mapping>> {
         let table = self.table.get().table(py)?;
-        let collected = self
-            .cursor
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .advance(&table);
+        let advance = || {
+            let mut cursor = self.cursor.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            cursor.advance(&table)
+        };
+        // A peer may hold an entry until a function, its sink, gets the GIL. Nobody waits for the cursor while attached then.
+        let collected = if table.tlb().stalls() {
+            py.detach(advance)
+        } else {
+            advance()
+        };
         collected.map_err(|refused| error::table(py, refused))
     }
 }

@@ -41,8 +41,11 @@ impl Sink {
     }
 
     /// Whether a call may take long however little it does.
+    ///
+    /// A function as the sink may wait for anything, and for the GIL first of all: a peer that waits for the entry that its
+    /// caller holds must not hold the GIL meanwhile.
     pub const fn stalls(&self) -> bool {
-        self.stall.is_some()
+        self.stall.is_some() || matches!(self.watch, Watch::Hook(_))
     }
 }
 
