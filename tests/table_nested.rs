@@ -236,7 +236,7 @@ fn a_collapse_takes_back_what_it_froze_when_a_peer_was_faster() {
 /// A finds the page writable and clears the bit; before his TLBI, B asks for the same and is told that it is done.
 #[test]
 fn write_protect_returns_only_when_no_cpu_can_write() {
-    for operation in 0..3 {
+    for (operation, harvest) in [(0, false), (1, false), (2, false), (0, true), (1, true), (2, true)] {
         let table = table();
         let view = table.handle();
         map(&view, BASE, 4 * PAGE, Prot::RW, PAGES).unwrap();
@@ -259,10 +259,14 @@ fn write_protect_returns_only_when_no_cpu_can_write() {
             }
             HOOK.with(|slot| slot.borrow_mut().take());
         });
-        view.write_protect(Ipa::new(BASE), 4 * PAGE).unwrap();
+        if harvest {
+            view.write_protect_leaves([(Ipa::new(BASE), 4 * PAGE)]).unwrap();
+        } else {
+            view.write_protect(Ipa::new(BASE), 4 * PAGE).unwrap();
+        }
         assert!(
             flushed.get(),
-            "peer {operation} returned while the old translation was still cached"
+            "peer {operation} returned while the old translation was still cached (harvest: {harvest})"
         );
     }
 }

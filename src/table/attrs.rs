@@ -213,8 +213,10 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             all.bytes += bytes;
             Ok(())
         };
+        self.narrowing();
         let done = spans.into_iter().try_for_each(&mut protect);
         self.invalidate(touched);
+        self.narrowed();
         done.map(|()| all)
     }
 
@@ -352,7 +354,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 format,
                 rewrite: &rewrite,
             };
-            let changes = |pte| rewrite.rewrite(format, pte) != pte;
+            let changes = |pte: Pte| pte.is_valid() && rewrite.rewrite(format, pte) != pte;
             self.reserve_for_edges(&mut reserve, start, end, &piece, changes)?;
         }
         let mut visitor = Attributes {

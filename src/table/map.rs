@@ -100,6 +100,11 @@ impl<M: TableMemory, T: Tlb, A: Access, L: Wanted> Visitor<M, T, A> for Map<'_, 
             if !pte.is_empty() && (self.options.existing != Existing::Replace || self.overrides_mark(view, fits)) {
                 return self.occupied(at, pte);
             }
+            // A larger mark that says what is wanted stays whole: no table was reserved to cut it.
+            if !pte.is_empty() && level >= self.leaves.largest() && self.leaves.same(&at, pte) {
+                self.mapped.kept += at.bytes();
+                return Ok(Step::Next);
+            }
             return self.fill_hole(view, at, pte, fits);
         }
         if pte.is_table(level) {
@@ -471,6 +476,9 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             Ok(end) => end,
             Err(refused) => return Err(self.first_refusal(ipa, attrs, refused)),
         };
+        if !self.kvm() && !options.flags.is_empty() {
+            return Err(Error::Flags { flags: options.flags });
+        }
         let leaves = self.leaves_of(ipa, size, pa, attrs, &options)?;
         let start = ipa.get();
         if size == self.core.config.geometry.size(Level::L3)
@@ -484,9 +492,6 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             } else {
                 self.install(start, end, leaves, options)
             };
-        }
-        if !options.flags.is_empty() {
-            return Err(Error::Flags { flags: options.flags });
         }
         self.install(start, end, leaves, options)
     }

@@ -263,7 +263,9 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             let hi = end.min(base + geometry.size(found.level));
             counted_to = hi;
             let (lo, size) = (start.max(base), geometry.size(found.level));
-            if !found.pte.is_valid() || hi - lo == size || !changes(found.pte) {
+            // An owner's mark is cut as a block is. What a peer holds is his to count.
+            let held = found.pte.is_locked() || found.pte.is_frozen();
+            if found.pte.is_empty() || held || hi - lo == size || !changes(found.pte) {
                 continue;
             }
             if let Some(level) = found.level.deeper() {
