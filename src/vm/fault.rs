@@ -334,7 +334,7 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
             },
             options: MapOptions {
                 largest: Some(largest),
-                ..if kvm { MapOptions::KVM_FAULT } else { options }
+                ..vm.fault_options(options)
             },
             done,
         };

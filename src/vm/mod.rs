@@ -39,7 +39,7 @@ use core::time::Duration;
 
 use crate::arch::{Geometry, Ipa, Level};
 use crate::memory::TableMemory;
-use crate::table::{self, Handle, Null, Stage2, Tlb};
+use crate::table::{self, Handle, MapOptions, Null, Stage2, Tlb};
 
 /// What a VM is made for; fixed for its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,6 +113,11 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     /// Whether faults are handled as KVM handles them, on a table with its semantics.
     pub(crate) fn kvm(&self) -> bool {
         self.stage2.config().semantics.is_kvm()
+    }
+
+    /// How a fault maps: `exact`, or the one way in which KVM's faults map.
+    pub(crate) fn fault_options(&self, exact: MapOptions) -> MapOptions {
+        if self.kvm() { MapOptions::KVM_FAULT } else { exact }
     }
 
     pub(crate) fn page_size(&self) -> u64 {

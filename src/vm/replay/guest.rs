@@ -186,7 +186,7 @@ fn literal<M: TableMemory, T: Tlb>(
             event,
             event.prot,
             level,
-            as_fault(vcpu.vm(), MapOptions::FAULT),
+            vcpu.vm().fault_options(MapOptions::FAULT),
             Handled::Mapped { level },
         )));
     }
@@ -199,7 +199,7 @@ fn literal<M: TableMemory, T: Tlb>(
             } else {
                 event.prot
             };
-            let options = as_fault(vcpu.vm(), MapOptions::default());
+            let options = vcpu.vm().fault_options(MapOptions::default());
             Ok(Ok(map(event, prot, level, options, done(&leaf, level))))
         }
         Call::Relax => {
@@ -212,11 +212,6 @@ fn literal<M: TableMemory, T: Tlb>(
         Call::Young => Ok(Ok(Plan::Young { ipa: event.ipa })),
         Call::Unknown | Call::Mmio | Call::Retry => Ok(Err(Outcome::Again(Retry::Peer))),
     }
-}
-
-/// The options of a fault's map: `exact`, or the ones that KVM's faults always have.
-fn as_fault<M: TableMemory, T: Tlb>(vm: &Vm<M, T>, exact: MapOptions) -> MapOptions {
-    if vm.kvm() { MapOptions::KVM_FAULT } else { exact }
 }
 
 fn map(event: &Event, prot: Prot, level: Level, options: MapOptions, done: Handled) -> Plan {
@@ -318,7 +313,7 @@ fn missing<M: TableMemory, T: Tlb>(
                     event,
                     event.prot,
                     level,
-                    as_fault(vm, options),
+                    vm.fault_options(options),
                     done(&found, level),
                 )));
             }
@@ -332,7 +327,7 @@ fn missing<M: TableMemory, T: Tlb>(
                     event,
                     event.prot,
                     level,
-                    as_fault(vm, options),
+                    vm.fault_options(options),
                     done(&found, level),
                 )));
             }
