@@ -127,7 +127,9 @@ class Tree:
         draw = rng.random()
         stray = 0
         if level < 3 and rng.random() < 0.1:
-            stray = rng.randrange(size) >> shape.page_bits << shape.page_bits
+            # A block can be larger than the output space, and the frame that holds it be read at a level where it is not.
+            most = size if self.places.oversize else min(size, 1 << shape.pa_bits)
+            stray = rng.randrange(most) >> shape.page_bits << shape.page_bits
         inside = size <= self.places.data_size
         if inside and (draw < 0.5 or shape.pa_bits == 32):
             first = self.places.data
