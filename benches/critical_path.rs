@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use rustix::time::{ClockId, clock_gettime};
-
-#[expect(dead_code, reason = "titles and budgets are for the report")]
-mod rows;
-
-use rows::{Bench, Meter, ROWS};
+use s2pt::bench::{Bench, GIB, Meter, ROWS};
 
 /// Adds up the processor time of the measured parts.
 ///
@@ -37,10 +33,10 @@ fn main() {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3))
         .configure_from_args();
-    let bench = Bench::new();
+    let bench = Bench::new(GIB).expect("memory for the tables");
     let mut group = criterion.benchmark_group("critical_path");
     for row in ROWS {
-        group.throughput(Throughput::Elements(row.operations));
+        group.throughput(Throughput::Elements(row.operations(&bench)));
         group.bench_function(row.id, |bencher| {
             bencher.iter_custom(|times| {
                 let mut clock = Clock(Duration::ZERO);

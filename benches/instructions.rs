@@ -5,9 +5,7 @@
 //! run once before that, so that lazily made state is there. Without callgrind, and without a row's name, all rows run
 //! once: a quick proof that none of them fails.
 
-mod rows;
-
-use rows::{Bench, Meter, ROWS, Row};
+use s2pt::bench::{Bench, GIB, Meter, ROWS, Row};
 
 /// Runs the measured part as it is.
 struct Plain;
@@ -34,16 +32,27 @@ fn measured_region(body: &mut dyn FnMut()) {
     std::hint::black_box(());
 }
 
+fn bench() -> Bench {
+    Bench::new(GIB).expect("memory for the tables")
+}
+
 fn list() {
+    let bench = bench();
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
     for row in ROWS {
         let budgets = [row.budget_ns, row.budget_instructions, row.kvm_ns, row.kvm_instructions].map(number);
-        println!("{}\t{}\t{}\t{}", row.id, row.title, row.operations, budgets.join("\t"));
+        println!(
+            "{}\t{}\t{}\t{}",
+            row.id,
+            row.title,
+            row.operations(&bench),
+            budgets.join("\t")
+        );
     }
 }
 
 fn run(row: &Row) {
-    let bench = Bench::new();
+    let bench = bench();
     row.run(&bench, &mut Plain);
     row.run(&bench, &mut Counted);
 }
@@ -62,10 +71,7 @@ fn main() {
         [flag] if flag == "--list" => list(),
         names => {
             for name in names {
-                run(ROWS
-                    .iter()
-                    .find(|row| row.id == name)
-                    .unwrap_or_else(|| panic!("no row is called {name}")));
+                run(Row::named(name).unwrap_or_else(|refused| panic!("{refused}")));
             }
         }
     }

@@ -40,7 +40,7 @@ measured on another machine of a similar kind, so compare ratios; the two refere
 
 HOW = """\
 Times: criterion, median of 30 samples over at least 3 s a row, in processor time of the one thread; each sample makes a
-fresh table, then times the row's operations alone (`benches/rows/mod.rs` says what they are). Instructions: callgrind,
+fresh table, then times the row's operations alone (`src/bench` says what they are). Instructions: callgrind,
 counted only inside the measured region of one run, divided by its operations. More threads: time that passes, the best
 of 401 and of 31 rounds, each of which measures one thread and several in turn.
 """

@@ -9,13 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Level, Pa, Prot};
+use s2pt::bench::{BLOCK, GIB, IPA, PA, PAGE};
 use s2pt::memory::{Arena, ArenaOptions};
 use s2pt::table::{Config, MapOptions, Null, Stage2, Stall, StallKind, Tlb};
-
-#[expect(dead_code, reason = "this bench has rows of its own, and takes the sizes only")]
-mod rows;
-
-use rows::{BLOCK, GIB, IPA, PA, PAGE};
 
 /// Pages that each thread faults in, from its own GiB.
 const FAULTS: u64 = GIB / PAGE;

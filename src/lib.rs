@@ -8,6 +8,8 @@ extern crate alloc;
 mod faults;
 
 pub mod arch;
+#[cfg(all(feature = "std", not(loom), not(shuttle)))]
+pub mod bench;
 pub mod image;
 pub mod memory;
 pub mod sync;

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from s2pt._core import BenchJob
 from s2pt.cli.app import run
+from s2pt.errors import S2ptError
 
 DATA = Path(__file__).parent / "data" / "kvm-traces"
 SNAPSHOTS = DATA / "snapshots"
@@ -403,6 +405,54 @@ def test_decode_refuses(refused: Command) -> None:
     assert refused("decode", "entry", "0x0", "--granule", "8KiB")
 
 
+# --- bench ---------------------------------------------------------------------------------------------------------
+
+
+def test_bench_measures_every_row_of_the_budget_table(result: Callable[..., dict[str, Any]]) -> None:
+    value = result("bench", "--size", "2MiB", "--rounds", 3)
+    assert value["options"] == {"rows": None, "rounds": 3, "size": 2 << 20}
+    assert {"s2pt", "processor", "system"} <= value["machine"].keys()
+    rows = {row["id"]: row for row in value["rows"]}
+    assert rows.keys() >= {"fault_page", "lookup", "write_protect_exclusive", "unmap_shared", "split_block", "collapse"}
+    for row in rows.values():
+        assert row["operations"] in (512, 1)
+        assert row["rounds"] == 3
+        assert 0 < row["minimum_ns"] <= row["median_ns"]
+    assert rows["fault_page"]["budget_ns"] == 15
+    assert rows["collapse"]["kvm_ns"] == 4360
+
+
+def test_bench_prints_the_rows_asked_for(command: Command) -> None:
+    out = command("bench", "--size", "4MiB", "--rounds", 1, "--rows", "lookup,fault_page", "--rows", "epoch_pin")
+    assert "guest memory: 4MiB (the budgets are for 1GiB), 1 rounds" in out
+    lines = [line.split() for line in out[out.index("Nanoseconds") :].splitlines()]
+    named = [words[0] for words in lines if len(words) > 5 and words[0] != "row"]
+    assert named == ["lookup", "fault_page", "epoch_pin"]
+    (budget,) = (words for words in lines if words[:1] == ["fault_page"])
+    assert "38" in budget
+    assert "15" in budget
+    assert budget[-1] == "x"
+
+
+def test_bench_refuses(refused: Command) -> None:
+    assert refused("bench", "--rows", "nap").startswith('no row is called "nap"; the rows are fault_page, ')
+    assert "size 0x300000 " in refused("bench", "--size", "3MiB")
+    assert "size 0x0 " in refused("bench", "--size", "0")
+    assert "size 0x10000000000 " in refused("bench", "--size", "1TiB")
+    assert "rounds" in refused("bench", "--rounds", 0)
+
+
+def test_a_measurement_ends_when_it_is_told_to() -> None:
+    job = BenchJob(rounds=65535, size="64MiB")
+    job.start()
+    while job.progress()[0] < 2:
+        assert not job.wait(0.001)
+    job.cancel()
+    assert job.wait(60)
+    with pytest.raises(S2ptError, match="the measurement was cancelled"):
+        job.result()
+
+
 # --- the command itself --------------------------------------------------------------------------------------------
 
 
@@ -413,7 +463,7 @@ def test_no_such_command(refused: Command) -> None:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     out = capsys.readouterr().out
-    for name in ("dirty-log", "replay", "inspect", "decode"):
+    for name in ("dirty-log", "replay", "inspect", "decode", "bench"):
         assert name in out
 
 

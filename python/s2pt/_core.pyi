@@ -33,6 +33,7 @@ from s2pt.types import (
 
 __all__ = [
     "LEAF_DTYPE",
+    "BenchJob",
     "DirtyLogJob",
     "Image",
     "ImageLeaves",
@@ -56,6 +57,15 @@ _Size: TypeAlias = SupportsIndex | str
 _Access: TypeAlias = Access | Literal["r", "w", "x"]
 _Style: TypeAlias = DumpStyle | Literal["exact", "kvm6", "kvm7"]
 _Row: TypeAlias = tuple[str, str, int, str]
+
+@final
+class BenchJob:
+    def __new__(cls, *, rows: list[str] | None = None, rounds: SupportsIndex, size: _Size) -> Self: ...
+    def start(self) -> None: ...
+    def wait(self, timeout_s: float) -> bool: ...
+    def progress(self) -> tuple[int, int, str]: ...
+    def cancel(self) -> None: ...
+    def result(self) -> dict[str, Any]: ...
 
 @final
 class DirtyLogJob:

@@ -10,6 +10,7 @@ use pyo3::types::PyType;
 use super::job::Failure;
 use super::{explain, types};
 use crate::arch::{Fault, FaultKind, GeometryError, Ipa, Level};
+use crate::bench::BenchError;
 use crate::image::{ImageError, PtdumpError};
 use crate::memory::ArenaError;
 use crate::table::Error;
@@ -215,10 +216,19 @@ pub fn workload(py: Python<'_>, error: &WorkloadError) -> PyErr {
     }
 }
 
+/// The exception for a measurement of the budget table that was refused or ended early.
+pub fn bench(py: Python<'_>, error: &BenchError) -> PyErr {
+    match error {
+        BenchError::Size { .. } | BenchError::Rounds { .. } | BenchError::NoRow { .. } => option(py, error.to_string()),
+        _ => base(py, error.to_string()),
+    }
+}
+
 /// The exception for a run that came to no result.
 pub fn failure(py: Python<'_>, failure: &Failure) -> PyErr {
     match failure {
         Failure::Workload(error) => workload(py, error),
+        Failure::Bench(error) => bench(py, error),
         Failure::Replay(ReplayError::Event { .. } | ReplayError::Syndrome { .. } | ReplayError::NoSizes { .. }) => {
             trace(py, failure.to_string())
         }

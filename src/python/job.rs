@@ -10,12 +10,13 @@ use std::time::Instant;
 use pyo3::prelude::*;
 
 use super::error;
+use crate::bench::BenchError;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, thread};
 use crate::vm::replay::ReplayError;
 use crate::vm::workload::{Control, WorkloadError};
 
 /// Why a run came to no result.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The dirty-log run refused or was cancelled.
     #[error(transparent)]
@@ -23,6 +24,9 @@ pub enum Failure {
     /// The replay refused or was cancelled.
     #[error(transparent)]
     Replay(#[from] ReplayError),
+    /// The measurement of the budget table refused or was cancelled.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
     /// A thread panicked.
     #[error("internal error: {0}")]
     Panic(String),

@@ -7,6 +7,7 @@ mod answers;
 mod arch;
 mod arrays;
 mod batch;
+mod bench;
 mod change;
 mod convert;
 mod diff;
@@ -37,6 +38,8 @@ mod _core {
     use super::answers::read_syndromes;
     #[pymodule_export]
     use super::arch::{explain_entry, explain_esr, explain_vtcr, explain_vttbr};
+    #[pymodule_export]
+    use super::bench::BenchJob;
     #[pymodule_export]
     use super::dirty_log::DirtyLogJob;
     #[pymodule_export]

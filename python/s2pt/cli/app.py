@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from s2pt.cli.bench import bench
 from s2pt.cli.decode import decode
 from s2pt.cli.diff import diff
 from s2pt.cli.dirty_log import dirty_log
@@ -20,7 +21,7 @@ __all__ = ["app", "run"]
 
 app = typer.Typer(
     name="s2pt",
-    help="The Arm stage-2 page table: measure dirty logging, replay real guests, look into dumps and values.",
+    help="The Arm stage-2 page table: measure it and dirty logging, replay real guests, look into dumps and values.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,6 +33,7 @@ app.command("inspect")(inspect)
 app.command("explain")(explain)
 app.command("diff")(diff)
 app.command("decode")(decode)
+app.command("bench")(bench)
 
 
 def run(arguments: list[str]) -> int:

@@ -1,0 +1,87 @@
+//! The measurement of the budget table as a job.
+
+use core::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::convert::{Number, SizeArg};
+use super::error;
+use super::job::Job;
+use crate::bench::{BenchError, ROWS, Row, Run, Timed};
+
+/// Times of the rows of the budget table, in a thread of its own: ``start``, ``wait``, ``progress``, ``cancel``, ``result``.
+#[pyclass(module = "s2pt._core", frozen)]
+pub struct BenchJob(Job<Vec<Timed>>);
+
+#[pymethods]
+impl BenchJob {
+    /// Prepare the measurement of the named rows, or of all; nothing runs yet.
+    #[new]
+    #[pyo3(signature = (*, rows = None, rounds, size))]
+    fn new(py: Python<'_>, rows: Option<Vec<String>>, rounds: Number, size: SizeArg) -> PyResult<Self> {
+        let refused = |refused: BenchError| error::bench(py, &refused);
+        let rows = match rows {
+            Some(names) => names.iter().map(|name| Row::named(name)).collect::<Result<_, _>>(),
+            None => Ok(ROWS.iter().collect()),
+        };
+        let run = Run::new(rows.map_err(refused)?, rounds.0, size.0).map_err(refused)?;
+        Ok(Self(Job::new(move |control| {
+            control.start(run.steps());
+            let goes_on = || {
+                control.add(1);
+                !control.is_cancelled()
+            };
+            Ok(run.measure(worked, goes_on)?)
+        })))
+    }
+
+    /// Start the measurement and return at once.
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.start(py)
+    }
+
+    /// Wait until it has ended, at most so many seconds; return whether it has. Releases the GIL.
+    fn wait(&self, py: Python<'_>, timeout_s: f64) -> PyResult<bool> {
+        self.0.wait(py, timeout_s)
+    }
+
+    /// Return how many steps are done, how many there are in all (0: not known yet), and what is being done.
+    fn progress(&self) -> (u64, u64, &'static str) {
+        let (done, total) = self.0.progress();
+        (done, total, "")
+    }
+
+    /// Ask it to end.
+    fn cancel(&self) {
+        self.0.cancel();
+    }
+
+    /// Return what was measured, as plain dicts in nanoseconds an operation; raise what ended it early.
+    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let measured = self.0.result(py)?;
+        let rows = PyList::empty(py);
+        for timed in measured.iter() {
+            let row = PyDict::new(py);
+            row.set_item("id", timed.row.id)?;
+            row.set_item("title", timed.row.title)?;
+            row.set_item("operations", timed.operations)?;
+            row.set_item("rounds", timed.nanoseconds.len())?;
+            row.set_item("budget_ns", timed.row.budget_ns)?;
+            row.set_item("kvm_ns", timed.row.kvm_ns)?;
+            row.set_item("median_ns", timed.median())?;
+            row.set_item("minimum_ns", timed.minimum())?;
+            rows.append(row)?;
+        }
+        let result = PyDict::new(py);
+        result.set_item("rows", rows)?;
+        Ok(result)
+    }
+}
+
+/// Processor time of the calling thread: a row never sleeps, and what others run meanwhile is not its cost.
+fn worked() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
