@@ -80,6 +80,34 @@ pub enum MemType {
 }
 
 impl MemType {
+    /// The types that have a name.
+    pub(crate) const LISTED: [Self; 8] = [
+        Self::DeviceNGnRnE,
+        Self::DeviceNGnRE,
+        Self::DeviceNGRE,
+        Self::DeviceGRE,
+        Self::NormalNc,
+        Self::NormalWt,
+        Self::Normal,
+        Self::AsStage1,
+    ];
+
+    /// A number below 16 for each type, one for all of [`MemType::Other`].
+    #[inline(always)]
+    pub(crate) const fn slot(self) -> usize {
+        match self {
+            Self::DeviceNGnRnE => 0,
+            Self::DeviceNGnRE => 1,
+            Self::DeviceNGRE => 2,
+            Self::DeviceGRE => 3,
+            Self::NormalNc => 4,
+            Self::NormalWt => 5,
+            Self::Normal => 6,
+            Self::AsStage1 => 7,
+            Self::Other(_) => 8,
+        }
+    }
+
     /// Whether this is one of the four device types.
     #[inline]
     pub const fn is_device(self) -> bool {

@@ -10,6 +10,9 @@ const VALID: u64 = 1;
 const TABLE_OR_PAGE: u64 = 1 << 1;
 const MEMATTR_SHIFT: u32 = 2;
 const SH_SHIFT: u32 = 8;
+const AF_SHIFT: u32 = 10;
+const DBM_SHIFT: u32 = 51;
+const CONTIGUOUS_SHIFT: u32 = 52;
 const XN_SHIFT: u32 = 53;
 const SOFTWARE_SHIFT: u32 = 55;
 
@@ -50,17 +53,32 @@ pub struct Format {
     high_pa: u8,
     xn_mask: u8,
     xn_by_prot: u8,
+    // S2AP, XN and the valid bit by Prot; 0: refused.
+    granted: [u64; 16],
+    // MemAttr by MemType::slot(), or NO_CODE, with NO_EXECUTE.
+    memattrs: [u8; 16],
+    // SH by Shareability, or NO_CODE.
+    sh_codes: [u8; 4],
     fwb: bool,
     lpa2: bool,
 }
 
+/// It cannot be said in this format.
+const NO_CODE: u8 = 1 << 7;
+/// A memory type that must not be executed.
+const NO_EXECUTE: u8 = 1 << 6;
+/// Non, Reserved, Outer, Inner.
+const SH_CODES: [u8; 4] = [0, NO_CODE, 2, 3];
+/// SH's bits are address bits: inner shareable goes without saying, nothing else can be said.
+const SH_CODES_LPA2: [u8; 4] = [NO_CODE, NO_CODE, NO_CODE, 0];
+
 impl Format {
     /// Access flag.
-    pub const AF_BIT: u64 = 1 << 10;
+    pub const AF_BIT: u64 = 1 << AF_SHIFT;
     /// Dirty bit modifier.
-    pub const DBM_BIT: u64 = 1 << 51;
+    pub const DBM_BIT: u64 = 1 << DBM_SHIFT;
     /// Contiguous hint.
-    pub const CONTIGUOUS_BIT: u64 = 1 << 52;
+    pub const CONTIGUOUS_BIT: u64 = 1 << CONTIGUOUS_SHIFT;
     /// S2AP: read allowed.
     pub const READ_BIT: u64 = 1 << 6;
     /// S2AP: write allowed.
@@ -93,16 +111,27 @@ impl Format {
         } else {
             (0b10, XN_BY_PROT_WITHOUT_XNX)
         };
-        Self {
+        let fwb = seeded!(FwbIgnored, false, options.fwb);
+        let mut format = Self {
             direct,
             high_mask,
             high_at,
             high_pa,
             xn_mask,
             xn_by_prot,
-            fwb: seeded!(FwbIgnored, false, options.fwb),
+            granted: [0; 16],
+            memattrs: memattrs(fwb),
+            sh_codes: if lpa2 { SH_CODES_LPA2 } else { SH_CODES },
+            fwb,
             lpa2,
+        };
+        for bits in 0..=Prot::all().bits() {
+            let prot = Prot::from_bits_truncate(bits);
+            if format.check_prot(prot, MemType::Normal).is_ok() {
+                format.granted[usize::from(bits)] = VALID | format.prot_bits(prot);
+            }
         }
+        format
     }
 
     /// Whether MemAttr has the forced write-back meanings.
@@ -123,36 +152,65 @@ impl Format {
     /// [`AttrsError`] where the format cannot say it, or where it asks to execute device or non-cacheable memory.
     #[inline]
     pub fn attr_bits(&self, level: Level, attrs: &Attrs) -> Result<u64, AttrsError> {
-        self.check_prot(attrs.prot, attrs.memtype)?;
-        let no_type = AttrsError::MemType {
-            memtype: attrs.memtype,
-            fwb: self.fwb,
-        };
-        let memattr = attrs.memtype.encode(self.fwb).ok_or(no_type)?;
-        if attrs.software > 0xf {
-            return Err(AttrsError::Software { value: attrs.software });
+        match self.encode(level, attrs) {
+            0 => Err(self.refusal(attrs)),
+            bits => Ok(bits),
         }
-        let shareability = attrs.shareability;
-        if shareability == Shareability::Reserved || (self.lpa2 && shareability != Shareability::Inner) {
-            return Err(AttrsError::Shareability {
-                shareability,
-                lpa2: self.lpa2,
-            });
-        }
-        let sh = if self.lpa2 {
-            0
-        } else {
-            (shareability as u64) << SH_SHIFT
+    }
+
+    /// [`attr_bits`](Self::attr_bits) for the fault path: 0, which no leaf is, where that says what is wrong.
+    ///
+    /// Every fault encodes its attributes, so all that depends on the format, refusals too, is worked out beforehand.
+    /// A call of its own leaves the caller's registers to the walk.
+    #[inline(never)]
+    pub(crate) fn encode(&self, level: Level, attrs: &Attrs) -> u64 {
+        let memattr = match attrs.memtype {
+            MemType::Other(_) => other_memattr(attrs.memtype, self.fwb),
+            listed => self.memattrs[listed.slot()],
         };
-        Ok(VALID
+        let prot = seeded!(EncodeAccess, exchanged(attrs.prot), attrs.prot).bits();
+        let sh = self.sh_codes[attrs.shareability as usize & 3];
+        if prot | attrs.software > 0xf {
+            return 0;
+        }
+        let granted = self.granted[usize::from(prot & 0xf)];
+        let never = prot & Prot::X.bits() != 0 && memattr & NO_EXECUTE != 0;
+        if (memattr | sh) & NO_CODE != 0 || granted == 0 || never {
+            return 0;
+        }
+        granted
             | (seeded!(EncodePage, false, level.is_last()) as u64) << 1
-            | u64::from(memattr) << seeded!(EncodeMemAttr, MEMATTR_SHIFT + 1, MEMATTR_SHIFT)
-            | self.prot_bits(seeded!(EncodeAccess, exchanged(attrs.prot), attrs.prot))
-            | sh
-            | flag(attrs.af, seeded!(EncodeAf, Self::AF_BIT << 1, Self::AF_BIT))
-            | flag(attrs.dbm, Self::DBM_BIT)
-            | flag(attrs.contiguous, Self::CONTIGUOUS_BIT)
-            | u64::from(attrs.software) << SOFTWARE_SHIFT)
+            | u64::from(memattr & 0xf) << seeded!(EncodeMemAttr, MEMATTR_SHIFT + 1, MEMATTR_SHIFT)
+            | u64::from(sh) << SH_SHIFT
+            | (attrs.af as u64) << seeded!(EncodeAf, AF_SHIFT + 1, AF_SHIFT)
+            | (attrs.dbm as u64) << DBM_SHIFT
+            | (attrs.contiguous as u64) << CONTIGUOUS_SHIFT
+            | u64::from(attrs.software) << SOFTWARE_SHIFT
+    }
+
+    /// What is wrong with attributes that [`encode`](Self::encode) has refused.
+    #[cold]
+    fn refusal(&self, attrs: &Attrs) -> AttrsError {
+        let &Attrs {
+            prot,
+            memtype,
+            shareability,
+            software,
+            ..
+        } = attrs;
+        if let Err(refused) = self.check_prot(prot, memtype) {
+            return refused;
+        }
+        if memtype.encode(self.fwb).is_none() {
+            return AttrsError::MemType { memtype, fwb: self.fwb };
+        }
+        if software > 0xf {
+            return AttrsError::Software { value: software };
+        }
+        AttrsError::Shareability {
+            shareability,
+            lpa2: self.lpa2,
+        }
     }
 
     /// Whether a leaf of this memory type may have these permissions in this format.
@@ -207,9 +265,14 @@ impl Format {
     }
 
     /// Address of the table that a table entry points to.
-    #[inline]
+    #[inline(always)]
     pub const fn next_table(&self, table: Pte) -> Pa {
-        self.output(table, Level::L3)
+        let pa = table.raw() & self.direct[Level::L3.slot()];
+        // A branch that always goes the same way costs a walk less than three operations that the next load waits for.
+        if self.high_mask == 0 {
+            return Pa::new(pa);
+        }
+        Pa::new(pa | self.high_bits(table))
     }
 
     /// Everything but the address of a leaf. Decoding never fails; what a foreign leaf says is reported as it is.
@@ -288,6 +351,24 @@ impl Format {
     }
 }
 
+/// MemAttr of a type without a name, which may be executed like any but those with one.
+#[cold]
+fn other_memattr(memtype: MemType, fwb: bool) -> u8 {
+    memtype.encode(fwb).unwrap_or(NO_CODE)
+}
+
+/// MemAttr of each type by its slot.
+fn memattrs(fwb: bool) -> [u8; 16] {
+    let mut memattrs = [NO_CODE; 16];
+    for memtype in MemType::LISTED {
+        let no_execute = if memtype.may_execute() { 0 } else { NO_EXECUTE };
+        if let Some(memattr) = memtype.encode(fwb) {
+            memattrs[memtype.slot()] = memattr | no_execute;
+        }
+    }
+    memattrs
+}
+
 /// Read and write exchanged.
 #[cfg(s2pt_faults)]
 fn exchanged(prot: Prot) -> Prot {
@@ -298,10 +379,6 @@ fn exchanged(prot: Prot) -> Prot {
 /// Bits `top - 1` down to `low`.
 const fn bits(top: u32, low: u32) -> u64 {
     (1 << top) - (1 << low)
-}
-
-const fn flag(set: bool, bit: u64) -> u64 {
-    if set { bit } else { 0 }
 }
 
 #[cfg(test)]

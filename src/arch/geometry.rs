@@ -29,6 +29,8 @@ pub struct Geometry {
     shifts: [u8; 8],
     // Bit slot() set: a leaf may stand at that level.
     leaf_levels: u8,
+    /// IPA bits that a table below the root resolves.
+    stride: u8,
     granule: Granule,
     start: Level,
     ipa_bits: u8,
@@ -163,6 +165,7 @@ impl Geometry {
             index_masks,
             shifts,
             leaf_levels,
+            stride: stride as u8,
             granule,
             start,
             ipa_bits,
@@ -261,6 +264,28 @@ impl Geometry {
     #[inline]
     pub const fn index(&self, ipa: Ipa, level: Level) -> usize {
         ((ipa.get() >> (self.shift(level) & 63)) as u32 & self.index_masks[level.slot()]) as usize
+    }
+
+    /// The level whose leaves have `bytes`, if there is one.
+    #[inline]
+    pub(crate) const fn leaf_level(&self, bytes: u64) -> Option<Level> {
+        if bytes == self.size(Level::L3) {
+            return Some(Level::L3);
+        }
+        let mut level = self.start;
+        while let Some(deeper) = level.deeper() {
+            if bytes == self.size(level) && self.block_allowed(level) {
+                return Some(level);
+            }
+            level = deeper;
+        }
+        None
+    }
+
+    /// IPA bits that a table below the root resolves: what [`shift`](Self::shift) falls by from level to level.
+    #[inline]
+    pub(crate) const fn stride(&self) -> u32 {
+        self.stride as u32
     }
 
     /// First IPA that the entry for `ipa` at `level` maps.

@@ -36,7 +36,7 @@ pub fn fault_page_batch(bench: &Bench, meter: &mut dyn Meter) {
             if number % REPIN == 0 {
                 stay.repin();
             }
-            black_box(vcpu.map(page(number), PAGE, target(number), &attrs, MapOptions::FAULT)).expect("a free page");
+            black_box(stay.map(page(number), PAGE, target(number), &attrs, MapOptions::FAULT)).expect("a free page");
         }
     });
 }

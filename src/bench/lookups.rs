@@ -24,7 +24,7 @@ pub fn lookup_batch(bench: &Bench, meter: &mut dyn Meter) {
         for chunk in bench.order.chunks(REPIN as usize) {
             stay.repin();
             for &number in chunk {
-                black_box(vcpu.lookup(page(u64::from(number)))).expect("a mapped page");
+                black_box(stay.lookup(page(u64::from(number)))).expect("a mapped page");
             }
         }
     });

@@ -362,9 +362,9 @@ impl TableMemory for Arena {
         assert!(freed, "no root of {frames} frame(s) starts at {root}");
     }
 
-    #[inline]
+    #[inline(always)]
     fn table(&self, pa: Pa) -> &[AtomicU64] {
-        self.region.tables(pa, 1)
+        self.region.table(pa)
     }
 
     #[inline]

@@ -23,6 +23,8 @@ pub(super) struct Region {
     base: u64,
     shift: u32,
     count: u32,
+    /// In one frame.
+    entries: usize,
 }
 
 impl Region {
@@ -50,15 +52,12 @@ impl Region {
             base: base.get(),
             shift,
             count,
+            entries: 1 << (shift - 3),
         })
     }
 
     pub(super) fn count(&self) -> u32 {
         self.count
-    }
-
-    fn entries(&self) -> usize {
-        1 << (self.shift - 3)
     }
 
     pub(super) fn frame_bytes(&self) -> usize {
@@ -71,7 +70,7 @@ impl Region {
     }
 
     /// The index of the frame at `pa`; panics if there is none.
-    #[inline]
+    #[inline(always)]
     pub(super) fn index(&self, pa: Pa) -> u32 {
         // Rotating instead of shifting brings misplaced low bits to the top: one comparison finds an address that is
         // below the base, beyond the end, or inside a frame.
@@ -80,6 +79,22 @@ impl Region {
             self.refuse(pa, 1);
         }
         index as u32
+    }
+
+    /// The entries of the frame at `pa`; panics if there is none. What a walk does at each level, so it is kept short.
+    #[inline(always)]
+    pub(super) fn table(&self, pa: Pa) -> &[AtomicU64] {
+        let offset = pa.get().wrapping_sub(self.base);
+        // The check of `index`, but the address does not wait for it: a walk is a chain of such steps.
+        if offset.rotate_right(self.shift) >= u64::from(self.count) {
+            self.refuse(pa, 1);
+        }
+        // SAFETY: as in `tables`, for one frame, which begins at `offset`: it is a multiple of the frame size and below
+        // the end of the mapping.
+        unsafe {
+            let first = self.frames.as_mut_ptr().add(offset as usize).cast::<AtomicU64>();
+            slice::from_raw_parts(first, self.entries)
+        }
     }
 
     /// The entries of `frames` frames from the one at `pa` on; panics if they are not all inside.
@@ -92,7 +107,7 @@ impl Region {
         // SAFETY: [index, index + frames) lies inside the mapping (checked above), which is page-aligned, initialised
         // (zero pages) and lives as long as `self`. AtomicU64 has the layout of u64, and shared access is through
         // atomics only: plain stores happen solely to frames that their writer is alone with (see the type).
-        unsafe { slice::from_raw_parts(self.at(index).cast::<AtomicU64>(), frames as usize * self.entries()) }
+        unsafe { slice::from_raw_parts(self.at(index).cast::<AtomicU64>(), frames as usize * self.entries) }
     }
 
     /// Plain stores to every entry of frame `index`.
@@ -104,7 +119,7 @@ impl Region {
     pub(super) unsafe fn fill(&self, index: u32, mut value: impl FnMut(usize) -> u64) {
         assert!(index < self.count);
         // SAFETY: inside the mapping (checked above), aligned, initialised; the caller is alone with the frame.
-        let entries = unsafe { slice::from_raw_parts_mut(self.at(index).cast::<u64>(), self.entries()) };
+        let entries = unsafe { slice::from_raw_parts_mut(self.at(index).cast::<u64>(), self.entries) };
         for (i, entry) in entries.iter_mut().enumerate() {
             *entry = value(i);
         }
@@ -170,7 +185,7 @@ impl Region {
     }
 
     /// Where frame `index` is in this process; `index` is in range.
-    #[inline]
+    #[inline(always)]
     fn at(&self, index: u32) -> *mut u8 {
         debug_assert!(index < self.count);
         // SAFETY: callers pass an index below `count`, so the result is inside the mapping.

@@ -49,7 +49,27 @@ pub(crate) struct Table<'g> {
     generation: u32,
 }
 
+/// A table that this thread has seen under the guard that it still holds.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen {
+    pa: Pa,
+    level: Level,
+    #[cfg(any(debug_assertions, loom, shuttle))]
+    generation: u32,
+}
+
 impl Table<'_> {
+    /// To come back to it under the same guard.
+    #[inline(always)]
+    pub(crate) fn seen(&self) -> Seen {
+        Seen {
+            pa: self.pa,
+            level: self.level,
+            #[cfg(any(debug_assertions, loom, shuttle))]
+            generation: self.generation,
+        }
+    }
+
     /// Number of entries.
     #[inline]
     pub(crate) fn len(&self) -> usize {
@@ -67,11 +87,10 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// The root, all of its concatenated frames as one table, for as long as `_guard` is held.
     #[inline(always)]
     pub(crate) fn root_table<'g>(&'g self, _guard: &'g A::Guard) -> Table<'g> {
-        let geometry = &self.core.config.geometry;
         Table {
-            entries: self.core.memory.root(self.core.root, geometry.root_frames()),
+            entries: self.root,
             pa: self.core.root,
-            level: geometry.start_level(),
+            level: self.core.config.geometry.start_level(),
             #[cfg(any(debug_assertions, loom, shuttle))]
             generation: self.core.memory.generation(self.core.root),
         }
@@ -88,6 +107,18 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             level: parent.level.deeper().unwrap_or(Level::L3),
             #[cfg(any(debug_assertions, loom, shuttle))]
             generation: self.core.memory.generation(pa),
+        }
+    }
+
+    /// A table that was seen under `_guard`, which has not been repinned since: R8 has kept its frame.
+    #[inline(always)]
+    pub(crate) fn table_again<'g>(&'g self, _guard: &'g A::Guard, seen: Seen) -> Table<'g> {
+        Table {
+            entries: self.core.memory.table(seen.pa),
+            pa: seen.pa,
+            level: seen.level,
+            #[cfg(any(debug_assertions, loom, shuttle))]
+            generation: seen.generation,
         }
     }
 

@@ -11,8 +11,10 @@ use super::tlb::Tlb;
 use super::unlink::{Making, Unlink};
 use super::walk::{At, Step, Visitor};
 use super::wanted::{Leaves, Rights, Wanted};
+use super::way::{FromRoot, Way};
 use crate::arch::{Attrs, EntryKind, Format, Ipa, Level, Pa, Pte};
 use crate::memory::TableMemory;
+use core::borrow::Borrow;
 
 /// What `map` does where something is mapped already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -471,7 +473,24 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// One corner remains, and only with the memory used up to the last frame: frames are counted before the first
     /// change, and a peer who at that moment unmaps or collapses tables of the same range makes more of them necessary.
     /// Then [`Error::OutOfFrames`] may come part way (never under [`Existing::Error`]); doing the same again completes it.
+    #[inline]
     pub fn map(&self, ipa: Ipa, size: u64, pa: Pa, attrs: &Attrs, options: MapOptions) -> Result<Mapped, Error> {
+        if self.map_leaf(|| self.access.pin(), &FromRoot, (ipa, size, pa), attrs, &options) {
+            return Ok(Mapped { bytes: size, kept: 0 });
+        }
+        self.map_range(ipa, size, pa, attrs, options)
+    }
+
+    /// Any request, and what is wrong with it.
+    #[inline(never)]
+    pub(crate) fn map_range(
+        &self,
+        ipa: Ipa,
+        size: u64,
+        pa: Pa,
+        attrs: &Attrs,
+        options: MapOptions,
+    ) -> Result<Mapped, Error> {
         let end = match self.check_range(ipa, size) {
             Ok(end) => end,
             Err(refused) => return Err(self.first_refusal(ipa, attrs, refused)),
@@ -481,11 +500,6 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         }
         let leaves = self.leaves_of(ipa, size, pa, attrs, &options)?;
         let start = ipa.get();
-        if size == self.core.config.geometry.size(Level::L3)
-            && self.fill_page(ipa, leaves.leaf(Level::L3, start), options.flags)
-        {
-            return Ok(Mapped { bytes: size, kept: 0 });
-        }
         if self.kvm() {
             return if options.flags.contains(WalkFlags::HANDLE_FAULT) {
                 self.impatient().install(start, end, leaves, options)
@@ -550,10 +564,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 // A peer came between the plan and the walk. All that lies behind was a hole that this call filled, and
                 // becomes a hole again; where a peer has changed it since, it is his.
                 let waiting = View {
-                    core: self.core,
-                    access: self.access.clone(),
                     wait: true,
-                    frames: self.frames,
+                    ..self.again()
                 };
                 let _ = waiting.unmap_only(start, reached, |level, base, pte| pte == leaves.leaf(level, base));
                 Err(error)
@@ -570,17 +582,42 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         }
     }
 
-    /// The fault path's common case: the table is there and the entry is empty. True if this mapped the page; whatever
-    /// else is there, the visitor deals with.
-    #[inline]
-    fn fill_page(&self, ipa: Ipa, leaf: Pte, flags: WalkFlags) -> bool {
-        let guard = self.access.pin();
-        let (table, index, found) = self.descend(&guard, ipa);
-        if !table.level.is_last() || !found.is_empty() {
+    /// The fault path's common case: one leaf, the table for it is there, and the entry is empty. True if this mapped it.
+    /// Whatever else is asked or found, and whatever is wrong, [`map_range`](Self::map_range) deals with.
+    #[inline(always)]
+    pub(crate) fn map_leaf<G: Borrow<A::Guard>>(
+        &self,
+        enter: impl FnOnce() -> G,
+        way: &impl Way,
+        (ipa, size, pa): (Ipa, u64, Pa),
+        attrs: &Attrs,
+        options: &MapOptions,
+    ) -> bool {
+        let geometry = &self.core.config.geometry;
+        let Some(level) = geometry.leaf_level(size) else {
+            return false;
+        };
+        let stray = (ipa.get() | pa.get()) & (size - 1) != 0;
+        if stray || ipa.get() >= geometry.ipa_limit() || pa.get() >= geometry.pa_limit() {
             return false;
         }
-        if T::ACTIVE && !flags.contains(WalkFlags::SKIP_CMO) {
-            self.prepare_output(table.level, found, leaf);
+        let strange = !options.flags.is_empty() && !self.kvm();
+        if strange || level < options.largest.unwrap_or(level) {
+            return false;
+        }
+        let bits = self.core.format.encode(level, attrs);
+        if bits == 0 {
+            return false;
+        }
+        // The contiguous hint speaks for a group of entries; the table changes them one by one, so it never sets it.
+        let leaf = Pte::from_raw(bits & !Format::CONTIGUOUS_BIT | self.core.format.output_bits(pa));
+        let guard = enter();
+        let (table, index, found) = way.find(self, guard.borrow(), ipa, level);
+        if table.level != level || !found.is_empty() {
+            return false;
+        }
+        if T::ACTIVE && !options.flags.contains(WalkFlags::SKIP_CMO) {
+            self.prepare_output(level, found, leaf);
         }
         let done = self.publish(table, index, found, leaf).is_ok();
         if done {

@@ -34,6 +34,7 @@ mod unmap;
 mod unmap_kvm;
 mod walk;
 mod wanted;
+mod way;
 
 pub use crate::arch::{Mapping, Translation};
 pub use attrs::Changed;

@@ -6,12 +6,14 @@ use super::error::Error;
 use super::reclaim::Access;
 use super::tlb::Tlb;
 use super::walk::{At, Step, Visitor};
+use super::way::{FromRoot, Way};
 use crate::arch::{
     AccessKind, El, Fault, FaultKind, Format, HardwareUpdate, Ipa, Level, Mapping, Pa, Pte, Translation,
 };
 use crate::memory::TableMemory;
 use crate::sync::Backoff;
 use alloc::vec::Vec;
+use core::borrow::Borrow;
 
 /// The entry at which a walk ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +60,27 @@ impl<M: TableMemory, T: Tlb, A: Access, F: FnMut(&Format, &At<'_>, Pte), const O
 impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Follows the tables to the entry where the walk for `ipa` ends, whatever that entry is, LOCKED included.
     #[inline(always)]
-    fn end_of_walk(&self, ipa: Ipa) -> (Pte, Level) {
+    fn end_of_walk<G: Borrow<A::Guard>>(&self, guard: G, way: &impl Way, ipa: Ipa) -> (Pte, Level) {
+        let (table, _, pte) = way.find(self, guard.borrow(), ipa, Level::L3);
+        if pte.is_frozen() {
+            return self.end_of_new_walk(ipa);
+        }
+        (pte, table.level)
+    }
+
+    /// The table in which a walk ended was unlinked under it; the truth is at the root.
+    #[cold]
+    #[inline(never)]
+    fn end_of_new_walk(&self, ipa: Ipa) -> (Pte, Level) {
         let mut guard = self.access.pin();
         let mut backoff = Backoff::new();
         loop {
+            backoff.wait();
+            self.access.repin(&mut guard);
             let (table, _, pte) = self.descend(&guard, ipa);
             if !pte.is_frozen() {
                 return (pte, table.level);
             }
-            // This table was unlinked under us; the truth is at the root.
-            backoff.wait();
-            self.access.repin(&mut guard);
         }
     }
 
@@ -78,6 +90,17 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// [`Error::Address`] beyond the IPA space.
     #[inline]
     pub fn lookup(&self, ipa: Ipa) -> Result<Lookup, Error> {
+        self.lookup_by(|| self.access.pin(), &FromRoot, ipa)
+    }
+
+    /// [`lookup`](Self::lookup), inside the table already or not, and from where it is known.
+    #[inline(always)]
+    pub(crate) fn lookup_by<G: Borrow<A::Guard>>(
+        &self,
+        enter: impl FnOnce() -> G,
+        way: &impl Way,
+        ipa: Ipa,
+    ) -> Result<Lookup, Error> {
         let geometry = &self.core.config.geometry;
         let limit = geometry.ipa_limit();
         if ipa.get() >= limit {
@@ -88,7 +111,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 limit,
             });
         }
-        let (pte, level) = self.end_of_walk(ipa);
+        let (pte, level) = self.end_of_walk(enter(), way, ipa);
         Ok(Lookup {
             pte,
             level,
@@ -106,6 +129,18 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// The [`Fault`] that the guest's access takes. An IPA beyond the IPA space is a translation fault at level 0.
     #[inline]
     pub fn translate(&self, ipa: Ipa, access: AccessKind) -> Result<Translation, Fault> {
+        self.translate_by(|| self.access.pin(), &FromRoot, ipa, access)
+    }
+
+    /// [`translate`](Self::translate), inside the table already or not, and from where it is known.
+    #[inline(always)]
+    pub(crate) fn translate_by<G: Borrow<A::Guard>>(
+        &self,
+        enter: impl FnOnce() -> G,
+        way: &impl Way,
+        ipa: Ipa,
+        access: AccessKind,
+    ) -> Result<Translation, Fault> {
         let config = &self.core.config;
         let format = &self.core.format;
         let fault = |kind, level| Fault {
@@ -118,7 +153,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         if seeded!(LiveLimit, false, ipa.get() >= config.geometry.ipa_limit()) {
             return Err(fault(FaultKind::Translation, Level::L0));
         }
-        let (pte, level) = self.end_of_walk(ipa);
+        let (pte, level) = self.end_of_walk(enter(), way, ipa);
         if !pte.is_leaf(level) {
             return Err(fault(FaultKind::Translation, level));
         }
@@ -211,7 +246,9 @@ impl<M: TableMemory, T: Tlb, A: Access> Leaves<'_, '_, M, T, A> {
     /// block is passed in one step however large it is.
     fn refill(&mut self) {
         let geometry = &self.view.core.config.geometry;
-        let (pte, level) = self.view.end_of_walk(Ipa::new(self.cursor));
+        let (pte, level) = self
+            .view
+            .end_of_walk(self.view.access.pin(), &FromRoot, Ipa::new(self.cursor));
         let span = if level.is_last() { Level::L2 } else { level };
         let size = if geometry.start_level().is_last() {
             geometry.size(Level::L3)

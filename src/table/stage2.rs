@@ -6,7 +6,7 @@ use super::semantics::Semantics;
 use super::tlb::{Event, Null, Tlb};
 use crate::arch::{Format, FormatOptions, Geometry, Ipa, Pa, Pte, Vtcr, VtcrOptions, Vttbr};
 use crate::memory::TableMemory;
-use crate::sync::{Arc, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Ordering};
 
 /// What a table is made for; fixed for its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,12 @@ pub type Exclusive<'t, M, T = Null> = View<'t, M, T, Alone>;
 
 /// A way into a table, shared or exclusive by its access mode `A`. All operations are defined on it.
 pub struct View<'t, M: TableMemory, T: Tlb, A: Access> {
-    pub(crate) core: &'t Arc<Core<M, T>>,
+    /// What retired frames keep until they are free.
+    pub(crate) owner: &'t Arc<Core<M, T>>,
+    /// The same, one step nearer.
+    pub(crate) core: &'t Core<M, T>,
+    /// The entries of the root, all of its frames side by side.
+    pub(crate) root: &'t [AtomicU64],
     pub(crate) access: A,
     /// Whether a LOCKED entry is waited for, or answered with [`Error::Again`].
     pub(crate) wait: bool,
@@ -249,12 +254,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
 
     /// Shared access for the calling thread, registered with the table's collector.
     pub fn handle(&self) -> Handle<'_, M, T> {
-        View {
-            core: &self.core,
-            access: self.collector.register(),
-            wait: true,
-            frames: usize::MAX,
-        }
+        View::new(&self.core, self.collector.register())
     }
 
     /// A registration of the calling thread that borrows nothing, for callers who cannot keep a handle: see
@@ -266,22 +266,14 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     /// A handle out of a registration of the calling thread, at next to no cost; `None` if the registration is with
     /// another table.
     pub fn handle_of(&self, local: &Local) -> Option<Handle<'_, M, T>> {
-        local.is_of(&self.collector).then(|| View {
-            core: &self.core,
-            access: local.clone(),
-            wait: true,
-            frames: usize::MAX,
-        })
+        local
+            .is_of(&self.collector)
+            .then(|| View::new(&self.core, local.clone()))
     }
 
     /// Exclusive access.
     pub fn exclusive(&mut self) -> Exclusive<'_, M, T> {
-        View {
-            core: &self.core,
-            access: Alone,
-            wait: true,
-            frames: usize::MAX,
-        }
+        View::new(&self.core, Alone)
     }
 }
 
@@ -296,13 +288,35 @@ impl<'t, M: TableMemory, T: Tlb> Handle<'t, M, T> {
 }
 
 impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
+    fn new(owner: &'t Arc<Core<M, T>>, access: A) -> Self {
+        let core: &Core<M, T> = owner;
+        View {
+            owner,
+            core,
+            root: core.memory.root(core.root, core.config.geometry.root_frames()),
+            access,
+            wait: true,
+            frames: usize::MAX,
+        }
+    }
+
+    /// The same view once more.
+    pub(crate) fn again(&self) -> Self {
+        View {
+            owner: self.owner,
+            core: self.core,
+            root: self.root,
+            access: self.access.clone(),
+            wait: self.wait,
+            frames: self.frames,
+        }
+    }
+
     /// The same view that waits for no LOCKED entry.
     pub(crate) fn impatient(&self) -> Self {
         View {
-            core: self.core,
-            access: self.access.clone(),
             wait: false,
-            frames: self.frames,
+            ..self.again()
         }
     }
 
@@ -310,12 +324,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
     /// they pass. A call that needs more answers [`Error::OutOfFrames`].
     #[must_use]
     pub fn with_frames(&self, frames: usize) -> Self {
-        View {
-            core: self.core,
-            access: self.access.clone(),
-            wait: self.wait,
-            frames,
-        }
+        View { frames, ..self.again() }
     }
 
     /// Whether the table has KVM's habits.

@@ -1,30 +1,83 @@
 //! Staying in the table between calls, for many short operations in a row.
 
 use super::View;
+use super::error::Error;
+use super::map::{MapOptions, Mapped};
+use super::query::Lookup;
 use super::reclaim::Access;
 use super::tlb::Tlb;
+use super::way::FromLast;
+use crate::arch::{AccessKind, Attrs, Fault, Ipa, Pa, Translation};
 use crate::memory::TableMemory;
+use core::ops::Deref;
 
 /// Keeps the calling thread inside the table, see [`View::stay`].
+///
+/// It is the view itself, with all of its operations; those on single addresses begin where the last one ended.
 #[must_use = "the stay ends when this is dropped"]
-pub struct Stay<'v, A: Access> {
-    access: &'v A,
+pub struct Stay<'v, 't, M: TableMemory, T: Tlb, A: Access> {
+    view: &'v View<'t, M, T, A>,
     guard: A::Guard,
+    last: FromLast,
 }
 
-impl<A: Access> Stay<'_, A> {
-    /// Leaves and enters again, so that frames retired meanwhile can be freed. Call it every few hundred operations.
-    pub fn repin(&mut self) {
-        self.access.repin(&mut self.guard);
+impl<'t, M: TableMemory, T: Tlb, A: Access> Deref for Stay<'_, 't, M, T, A> {
+    type Target = View<'t, M, T, A>;
+
+    fn deref(&self) -> &Self::Target {
+        self.view
     }
 }
 
-impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+impl<M: TableMemory, T: Tlb, A: Access> Stay<'_, '_, M, T, A> {
+    /// Leaves and enters again, so that frames retired meanwhile can be freed. Call it every few hundred operations.
+    pub fn repin(&mut self) {
+        self.last.forget();
+        self.view.access.repin(&mut self.guard);
+    }
+
+    /// As [`View::map`].
+    ///
+    /// # Errors
+    /// As [`View::map`].
+    #[inline]
+    pub fn map(&self, ipa: Ipa, size: u64, pa: Pa, attrs: &Attrs, options: MapOptions) -> Result<Mapped, Error> {
+        if self
+            .view
+            .map_leaf(|| &self.guard, &self.last, (ipa, size, pa), attrs, &options)
+        {
+            return Ok(Mapped { bytes: size, kept: 0 });
+        }
+        self.view.map_range(ipa, size, pa, attrs, options)
+    }
+
+    /// As [`View::lookup`].
+    ///
+    /// # Errors
+    /// As [`View::lookup`].
+    #[inline]
+    pub fn lookup(&self, ipa: Ipa) -> Result<Lookup, Error> {
+        self.view.lookup_by(|| &self.guard, &self.last, ipa)
+    }
+
+    /// As [`View::translate`].
+    ///
+    /// # Errors
+    /// As [`View::translate`].
+    #[inline]
+    pub fn translate(&self, ipa: Ipa, access: AccessKind) -> Result<Translation, Fault> {
+        self.view.translate_by(|| &self.guard, &self.last, ipa, access)
+    }
+}
+
+impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
     /// Enters the table once for all calls until the result is dropped, instead of once a call.
     ///
-    /// Entering costs a fence, which is about half of what a fault or a lookup of one page takes. Meanwhile no frame
-    /// that anybody retires is freed, so a long batch should [`repin`](Stay::repin) now and then, and
-    /// [`drain`](View::drain) must not be called before the stay has ended: it would wait for ever.
+    /// Entering costs a fence, which is a good part of what a fault or a lookup of one page takes. The result can do all
+    /// that the view can; its `map`, `lookup` and `translate` also remember the leaf table that they saw last, and skip
+    /// the levels above it for the neighbours. Meanwhile no frame that anybody retires is freed, so a long batch should
+    /// [`repin`](Stay::repin) now and then, and [`drain`](View::drain) must not be called before the stay has ended: it
+    /// would wait for ever.
     ///
     /// ```
     /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
@@ -38,14 +91,15 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///     if page % 512 == 0 {
     ///         stay.repin();
     ///     }
-    ///     vcpu.map(Ipa::new(page << 12), 4096, Pa::new(page << 12), &Attrs::new(Prot::RW), MapOptions::FAULT)?;
+    ///     stay.map(Ipa::new(page << 12), 4096, Pa::new(page << 12), &Attrs::new(Prot::RW), MapOptions::FAULT)?;
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn stay(&self) -> Stay<'_, A> {
+    pub fn stay(&self) -> Stay<'_, 't, M, T, A> {
         Stay {
-            access: &self.access,
+            view: self,
             guard: self.access.pin(),
+            last: FromLast::default(),
         }
     }
 }

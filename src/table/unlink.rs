@@ -119,7 +119,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 level: unlinked.level,
             });
         }
-        self.access.retire(guard, self.core, unlinked);
+        self.access.retire(guard, self.owner, unlinked);
     }
 
     /// Freezes a table, which translates from `base` on, and all below it. Returns the number of frames; otherwise all

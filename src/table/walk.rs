@@ -161,13 +161,18 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     pub(crate) fn descend_to<'g>(&'g self, guard: &'g A::Guard, ipa: Ipa, last: Level) -> (Table<'g>, usize, Pte) {
         let geometry = &self.core.config.geometry;
         let mut table = self.root_table(guard);
+        let mut index = geometry.index(ipa, table.level);
+        // Below the root every level resolves as many bits, so nothing is looked up on the way.
+        let (mut shift, stride) = (geometry.shift(table.level), geometry.stride());
+        let mask = (1 << stride) - 1;
         loop {
-            let index = geometry.index(ipa, table.level);
             let pte = self.load(table, index);
-            if !pte.is_table(table.level) || table.level >= last {
+            if table.level >= last || !pte.is_table(table.level) {
                 return (table, index, pte);
             }
             table = self.child(table, pte);
+            shift -= stride;
+            index = (ipa.get() >> (shift & 63)) as usize & mask;
         }
     }
 
