@@ -334,7 +334,8 @@ pub fn unsigned(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<u64> {
 /// and everything without `__index__`.
 fn integer<'py>(what: &str, obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     static INDEX: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    if obj.is_exact_instance_of::<PyInt>() {
+    // An `int` of a subclass is its own index: an `IntFlag` above all.
+    if obj.is_instance_of::<PyInt>() && !obj.is_exact_instance_of::<PyBool>() {
         return Ok(obj.clone());
     }
     let py = obj.py();

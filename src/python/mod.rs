@@ -24,6 +24,7 @@ mod ptdump;
 mod query;
 mod replay;
 mod report;
+mod results;
 mod sink;
 mod stage2;
 mod types;
@@ -51,6 +52,8 @@ mod _core {
     #[pymodule_export]
     use super::replay::ReplayJob;
     #[pymodule_export]
+    use super::results::{Changed, Entry, Mapped, Mapping, Translation};
+    #[pymodule_export]
     use super::stage2::PyStage2;
     #[pymodule_export]
     use super::vm::PyVm;
@@ -68,7 +71,6 @@ mod _core {
         let py = module.py();
         py.import("numpy")?;
         super::error::initialise(py)?;
-        super::types::initialise(py)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("LEAF_DTYPE", super::leaves::dtype(py)?)
     }

@@ -2,9 +2,10 @@
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::{PyDict, PyString, PyType};
 
 use super::convert::{ACCESSES, MEM_TYPES};
+use super::results::{Changed, Entry, Mapped, Mapping, Translation, object};
 use crate::arch::{AccessKind, BlockRule, EntryKind, Geometry, Ipa, Level, MemType, Prot, Pte};
 use crate::table;
 use crate::vm::{ExitReason, Handled, Retry};
@@ -15,11 +16,7 @@ struct Types {
     mem_types: Vec<Py<PyAny>>,
     accesses: Vec<Py<PyAny>>,
     blocks: [Py<PyAny>; 2],
-    mapping: Py<PyType>,
-    translation: Py<PyType>,
-    mapped: Py<PyType>,
-    changed: Py<PyType>,
-    entry: Py<PyType>,
+    kinds: Vec<Py<PyAny>>,
     stats: Py<PyType>,
     geometry: Py<PyType>,
 }
@@ -49,11 +46,10 @@ impl Types {
                 module.getattr("Blocks")?.call1(("arch",))?.unbind(),
                 module.getattr("Blocks")?.call1(("kvm",))?.unbind(),
             ],
-            mapping: class("Mapping")?,
-            translation: class("Translation")?,
-            mapped: class("Mapped")?,
-            changed: class("Changed")?,
-            entry: class("Entry")?,
+            kinds: KINDS
+                .iter()
+                .map(|word| Ok(PyString::intern(py, word).into_any().unbind()))
+                .collect::<PyResult<_>>()?,
             stats: class("Stats")?,
             geometry: class("Geometry")?,
         })
@@ -62,11 +58,6 @@ impl Types {
     fn get(py: Python<'_>) -> PyResult<&Self> {
         TYPES.get_or_try_init(py, || Self::import(py))
     }
-}
-
-/// Imports the classes. Called when the module is initialised, so that a broken installation fails there.
-pub fn initialise(py: Python<'_>) -> PyResult<()> {
-    Types::get(py).map(drop)
 }
 
 /// The `s2pt.Prot` of a permission.
@@ -95,40 +86,48 @@ pub fn access(py: Python<'_>, kind: AccessKind) -> PyResult<Bound<'_, PyAny>> {
 
 /// The `s2pt.Translation` of a translation.
 pub fn translation<'py>(py: Python<'py>, hit: &table::Translation) -> PyResult<Bound<'py, PyAny>> {
-    let arguments = (
-        hit.pa.get(),
-        hit.level.get(),
-        prot(py, hit.prot)?,
-        mem_type(py, hit.memtype)?,
-    );
-    Types::get(py)?.translation.bind(py).call1(arguments)
+    let result = Translation {
+        pa: object(py, hit.pa.get())?,
+        level: object(py, hit.level.get())?,
+        prot: prot(py, hit.prot)?.unbind(),
+        memtype: mem_type(py, hit.memtype)?.unbind(),
+    };
+    Ok(Bound::new(py, result)?.into_any())
 }
 
 /// The `s2pt.Mapping` of a leaf.
 pub fn mapping<'py>(py: Python<'py>, leaf: &table::Mapping) -> PyResult<Bound<'py, PyAny>> {
     let attrs = &leaf.attrs;
-    let arguments = (
-        leaf.ipa.get(),
-        leaf.size,
-        leaf.pa.get(),
-        leaf.level.get(),
-        prot(py, attrs.prot)?,
-        mem_type(py, attrs.memtype)?,
-        attrs.af,
-        attrs.software,
-        leaf.raw.raw(),
-    );
-    Types::get(py)?.mapping.bind(py).call1(arguments)
+    let result = Mapping {
+        ipa: object(py, leaf.ipa.get())?,
+        size: object(py, leaf.size)?,
+        pa: object(py, leaf.pa.get())?,
+        level: object(py, leaf.level.get())?,
+        prot: prot(py, attrs.prot)?.unbind(),
+        memtype: mem_type(py, attrs.memtype)?.unbind(),
+        af: object(py, attrs.af)?,
+        software: object(py, attrs.software)?,
+        raw: object(py, leaf.raw.raw())?,
+    };
+    Ok(Bound::new(py, result)?.into_any())
 }
 
 /// The `s2pt.Mapped` of what a map did.
 pub fn mapped<'py>(py: Python<'py>, done: &table::Mapped) -> PyResult<Bound<'py, PyAny>> {
-    Types::get(py)?.mapped.bind(py).call1((done.bytes, done.kept))
+    let result = Mapped {
+        bytes: object(py, done.bytes)?,
+        kept: object(py, done.kept)?,
+    };
+    Ok(Bound::new(py, result)?.into_any())
 }
 
 /// The `s2pt.Changed` of what a change of attributes did.
 pub fn changed<'py>(py: Python<'py>, done: &table::Changed) -> PyResult<Bound<'py, PyAny>> {
-    Types::get(py)?.changed.bind(py).call1((done.leaves, done.bytes))
+    let result = Changed {
+        leaves: object(py, done.leaves)?,
+        bytes: object(py, done.bytes)?,
+    };
+    Ok(Bound::new(py, result)?.into_any())
 }
 
 /// The `s2pt.Entry` where a walk ended.
@@ -138,23 +137,35 @@ pub fn entry<'py>(py: Python<'py>, found: &table::Lookup) -> PyResult<Bound<'py,
 
 /// The `s2pt.Entry` of an entry given by its parts.
 pub fn entry_of(py: Python<'_>, pte: Pte, level: Level, base: Ipa, what: EntryKind) -> PyResult<Bound<'_, PyAny>> {
-    Types::get(py)?
-        .entry
-        .bind(py)
-        .call1((pte.raw(), level.get(), base.get(), kind(what)))
+    let types = Types::get(py)?;
+    let result = Entry {
+        raw: object(py, pte.raw())?,
+        level: object(py, level.get())?,
+        base: object(py, base.get())?,
+        kind: types.kinds[place(what)].clone_ref(py),
+    };
+    Ok(Bound::new(py, result)?.into_any())
+}
+
+/// Words for the kinds of entries.
+const KINDS: [&str; 7] = ["empty", "annotated", "locked", "frozen", "table", "leaf", "reserved"];
+
+/// Place of a kind's word.
+const fn place(kind: EntryKind) -> usize {
+    match kind {
+        EntryKind::Empty => 0,
+        EntryKind::Annotated(_) => 1,
+        EntryKind::Locked => 2,
+        EntryKind::Frozen => 3,
+        EntryKind::Table => 4,
+        EntryKind::Leaf => 5,
+        EntryKind::Reserved => 6,
+    }
 }
 
 /// The word for a kind of entry.
 pub const fn kind(kind: EntryKind) -> &'static str {
-    match kind {
-        EntryKind::Empty => "empty",
-        EntryKind::Annotated(_) => "annotated",
-        EntryKind::Locked => "locked",
-        EntryKind::Frozen => "frozen",
-        EntryKind::Table => "table",
-        EntryKind::Leaf => "leaf",
-        EntryKind::Reserved => "reserved",
-    }
+    KINDS[place(kind)]
 }
 
 /// The word for how a fault was handled.
