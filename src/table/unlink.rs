@@ -217,6 +217,11 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             return;
         }
         let child = self.child(at.table, old);
+        // Above the table that was worked on, the entry on the way is mostly still there: nothing more to look at. Who
+        // empties it later looks then.
+        if !self.load(child, first).is_empty() {
+            return;
+        }
         if A::SHARED {
             fence(Ordering::SeqCst);
         }
