@@ -67,7 +67,10 @@ fn a_table_that_a_peer_unlinks_is_not_believed_any_more() {
     assert_eq!(pa_of(&stay, 0), None);
     map(&stay, PAGE).unwrap();
     assert_eq!(pa_of(&stay, 0), None);
-    assert_eq!(peer.lookup(Ipa::new(PAGE)).unwrap(), stay.lookup(Ipa::new(PAGE)).unwrap());
+    assert_eq!(
+        peer.lookup(Ipa::new(PAGE)).unwrap(),
+        stay.lookup(Ipa::new(PAGE)).unwrap()
+    );
     assert_eq!(table.memory().stats().in_use, before + 2);
     stay.repin();
     assert_eq!(pa_of(&stay, PAGE), Some(OFFSET + PAGE));
@@ -88,7 +91,10 @@ fn a_table_that_a_peer_merges_is_left_for_the_block() {
     let found = stay.lookup(Ipa::new(7 * PAGE)).unwrap();
     assert_eq!((found.level, found.base), (Level::L2, Ipa::new(0)));
     assert_eq!(pa_of(&stay, 7 * PAGE), Some(OFFSET + 7 * PAGE));
-    assert!(matches!(map(&stay, 7 * PAGE), Err(Error::Again { level: Level::L2, .. })));
+    assert!(matches!(
+        map(&stay, 7 * PAGE),
+        Err(Error::Again { level: Level::L2, .. })
+    ));
     // And back: the block that is now the end of the walk is not remembered as a table.
     assert_eq!(peer.split(Ipa::new(0), BLOCK, Level::L3).unwrap(), 1);
     assert_eq!(stay.lookup(Ipa::new(7 * PAGE)).unwrap().level, Level::L3);
@@ -101,7 +107,13 @@ fn blocks_are_mapped_through_a_stay_too() {
     let stay = vcpu.stay();
     map(&stay, 0).unwrap();
     let attrs = Attrs::new(Prot::RW);
-    let mapped = stay.map(Ipa::new(BLOCK), BLOCK, Pa::new(OFFSET + BLOCK), &attrs, MapOptions::FAULT);
+    let mapped = stay.map(
+        Ipa::new(BLOCK),
+        BLOCK,
+        Pa::new(OFFSET + BLOCK),
+        &attrs,
+        MapOptions::FAULT,
+    );
     assert_eq!(mapped.unwrap().bytes, BLOCK);
     assert_eq!(stay.lookup(Ipa::new(BLOCK + PAGE)).unwrap().level, Level::L2);
     // Over the table of pages: kept.
