@@ -127,7 +127,7 @@ class Tree:
         draw = rng.random()
         stray = 0
         if level < 3 and rng.random() < 0.1:
-            # A block can be larger than the output space; the frame that holds it may be read at a level where it is not.
+            # A block can be larger than the output space; its frame may be read at a level where it is not.
             most = size if self.places.oversize else min(size, 1 << shape.pa_bits)
             stray = rng.randrange(most) >> shape.page_bits << shape.page_bits
         inside = size <= self.places.data_size
