@@ -38,3 +38,49 @@ def test_a_peer_that_waits_does_not_keep_the_gil(call: str) -> None:
     script = PEER.replace("PEER_CALL", call)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+
+
+# The interpreter ends while a table is in use: by threads that nobody waits for, by whoever is told at exit, by what keeps
+# the table beyond the modules.
+LEAVING = """
+import atexit, builtins, sys, threading
+from s2pt import Stage2
+
+told, begun = [], threading.Event()
+
+def sink(kind, fields):
+    told.append(kind)
+    begun.set()
+
+s2 = Stage2(sink=sink)
+other = s2.without_waiting()
+
+def work():
+    while True:
+        s2.map(0, "16MiB", pa=0, largest=3)
+        s2.unmap(0, "16MiB")
+
+def last():
+    s3 = Stage2(sink=sink)
+    s3.map(0, "2MiB", pa=0)
+    print("told", bool(s3.unmap(0, "2MiB")))
+
+atexit.register(last)
+if "kept" in sys.argv:
+    builtins.kept = s2
+if "threads" in sys.argv:
+    for _ in range(2):
+        threading.Thread(target=work, daemon=True).start()
+else:
+    s2.map(0, "16MiB", pa=0, largest=3)
+    s2.unmap(0, "16MiB")
+begun.wait()
+print("leaving", flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["", "kept", "threads", "kept threads"])
+def test_the_interpreter_ends_while_a_sink_is_called(how: str) -> None:
+    command = [sys.executable, "-c", LEAVING, *how.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "leaving\ntold True\n", "")

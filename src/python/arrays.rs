@@ -1,8 +1,10 @@
-//! numpy arrays as plain vectors.
+//! numpy arrays as plain vectors, and back.
 //!
 //! Arrays are copied before the interpreter is left: a borrow of rust-numpy does not keep Python from writing to them.
 
-use numpy::{PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, dtype};
+use numpy::{
+    Element, PyArray1, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, dtype,
+};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -38,4 +40,16 @@ pub fn words(what: &str, obj: &Bound<'_, PyAny>, dimensions: usize) -> PyResult<
         obj.call_method1("copy", ("C",))?
     };
     Ok((tidy.cast::<PyArrayDyn<u64>>()?.to_vec()?, array.shape().to_vec()))
+}
+
+/// Elements up to which a copy costs less than the object that keeps a vector alive for numpy.
+const FEW: usize = 1 << 10;
+
+/// The elements as an array, which takes over the memory of a long vector.
+pub fn array<T: Element + Copy>(py: Python<'_>, elements: Vec<T>) -> Bound<'_, PyArray1<T>> {
+    if elements.len() <= FEW {
+        PyArray1::from_slice(py, &elements)
+    } else {
+        PyArray1::from_vec(py, elements)
+    }
 }

@@ -2,6 +2,10 @@
 //!
 //! Everything about the arguments is checked before the first element is worked on.
 
+use core::ops::Range;
+use core::time::Duration;
+use std::time::Instant;
+
 use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -15,13 +19,16 @@ use super::stage2::PyStage2;
 use super::{error, types};
 use crate::arch::{Fault, Ipa, Level, Pa};
 use crate::memory::Arena;
-use crate::table::{Error, Existing, Handle, Mapped};
+use crate::table::{Error, Existing, Handle, Local, Mapped, Stay};
 
-/// Elements worked on between two looks for Ctrl-C.
-const BETWEEN_SIGNALS: usize = 1 << 16;
+/// How long a call works between two looks for Ctrl-C.
+const BETWEEN_SIGNALS: Duration = Duration::from_millis(50);
 
 /// Elements worked on in one stay, during which no retired frame is freed.
 const BETWEEN_REPINS: usize = 256;
+
+/// Where the elements of one call are worked on.
+type Inside<'v, 't> = Stay<'v, 't, Arena, Sink, Local>;
 
 /// The elements of a one-dimensional uint64 array, copied.
 fn elements(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
@@ -33,42 +40,74 @@ fn at_element(py: Python<'_>, (index, refused): (usize, Error)) -> PyErr {
     error::with_index(py, error::table(py, refused), index)
 }
 
+/// Whether no range of `size` bytes that starts at one of the addresses would be refused by `check`: the union of their
+/// bits tells about alignment and the largest of them about the limit.
+fn all_right(addresses: &[u64], check: impl Fn(u64) -> Result<(), Error>) -> bool {
+    let (mut union, mut largest) = (0, 0);
+    for &address in addresses {
+        union |= address;
+        largest = largest.max(address);
+    }
+    // The lowest bit of all is as misaligned as any address, and the largest address as near to the limit.
+    check(largest).is_ok() && check(union & union.wrapping_neg()).is_ok()
+}
+
 /// Refuses what `map` would refuse of the addresses before it looks at the table.
 fn check_spans(table: &Handle<'_, Arena, Sink>, ipa: &[u64], size: u64, pa: &[u64]) -> Result<(), (usize, Error)> {
     let limit = table.config().geometry.pa_limit();
-    for (index, (&ipa, &pa)) in ipa.iter().zip(pa).enumerate() {
-        let checked = table.check_range(Ipa::new(ipa), size).map(drop);
-        let checked = checked.and_then(|()| table.check_span("pa", pa, size, limit));
-        checked.map_err(|refused| (index, refused))?;
+    let of_ipa = check_ranges(table, ipa, size);
+    let of_pa = first_refused(pa, |pa| table.check_span("pa", pa, size, limit));
+    match (of_ipa, of_pa) {
+        (Err(of_ipa), Err(of_pa)) if of_pa.0 < of_ipa.0 => Err(of_pa),
+        (Err(of_ipa), _) => Err(of_ipa),
+        (Ok(()), of_pa) => of_pa,
+    }
+}
+
+/// Refuses what `unmap` would refuse of the addresses before it looks at the table.
+fn check_ranges(table: &Handle<'_, Arena, Sink>, ipa: &[u64], size: u64) -> Result<(), (usize, Error)> {
+    first_refused(ipa, |ipa| table.check_range(Ipa::new(ipa), size).map(drop))
+}
+
+/// The first address that `check` refuses, with its index.
+fn first_refused(addresses: &[u64], check: impl Fn(u64) -> Result<(), Error>) -> Result<(), (usize, Error)> {
+    if addresses.is_empty() || all_right(addresses, &check) {
+        return Ok(());
+    }
+    for (index, &address) in addresses.iter().enumerate() {
+        check(address).map_err(|refused| (index, refused))?;
     }
     Ok(())
 }
 
 impl PyStage2 {
-    /// Runs `each` for every index below `count`, detached, looking for Ctrl-C now and then; stops at the first error.
-    fn each(
+    /// Runs `work` for every part of `0..count`, in order, detached, looking for Ctrl-C now and then; stops at the first
+    /// error, which names its element.
+    fn parts(
         &self,
         py: Python<'_>,
         count: usize,
-        mut each: impl FnMut(&Handle<'_, Arena, Sink>, usize) -> Result<(), Error> + Send,
+        mut work: impl FnMut(&Inside<'_, '_>, Range<usize>) -> Result<(), (usize, Error)> + Send,
     ) -> PyResult<()> {
         // Also for an empty array: is it open?
         self.table(py)?;
         let mut start = 0;
         while start < count {
-            let end = count.min(start + BETWEEN_SIGNALS);
-            let work = &mut each;
+            let work = &mut work;
             let done = self.detached(py, move |table| {
+                let begun = Instant::now();
                 let mut stay = table.stay();
-                (start..end).try_for_each(|index| {
-                    if index % BETWEEN_REPINS == 0 {
-                        stay.repin();
+                loop {
+                    let end = count.min(start + BETWEEN_REPINS);
+                    work(&stay, start..end)?;
+                    if end == count || begun.elapsed() > BETWEEN_SIGNALS {
+                        return Ok(end);
                     }
-                    work(table, index).map_err(|refused| (index, refused))
-                })
+                    start = end;
+                    stay.repin();
+                }
             })?;
-            done.map_err(|refused| at_element(py, refused))?;
-            start = end;
+            start = done.map_err(|refused| at_element(py, refused))?;
             py.check_signals()?;
         }
         Ok(())
@@ -159,15 +198,18 @@ impl PyStage2 {
             }
         })?;
         checked.map_err(|refused| at_element(py, refused))?;
+        let keep = options.existing == Existing::Keep;
         let mut sum = Mapped::default();
-        self.each(py, ipa.len(), |table, index| {
-            match table.map(Ipa::new(ipa[index]), size, Pa::new(pa[index]), &attrs, options) {
-                Ok(done) => {
-                    sum.bytes += done.bytes;
-                    sum.kept += done.kept;
+        self.parts(py, ipa.len(), |table, part| {
+            for (index, (&ipa, &pa)) in part.clone().zip(ipa[part.clone()].iter().zip(&pa[part])) {
+                match table.map(Ipa::new(ipa), size, Pa::new(pa), &attrs, options) {
+                    Ok(done) => {
+                        sum.bytes += done.bytes;
+                        sum.kept += done.kept;
+                    }
+                    Err(Error::Again { .. }) if keep => sum.kept += size,
+                    Err(refused) => return Err((index, refused)),
                 }
-                Err(Error::Again { .. }) if options.existing == Existing::Keep => sum.kept += size,
-                Err(refused) => return Err(refused),
             }
             Ok(())
         })?;
@@ -199,18 +241,13 @@ impl PyStage2 {
     fn unmap_many(&self, py: Python<'_>, ipa: &Bound<'_, PyAny>, size: Option<SizeArg>) -> PyResult<u64> {
         let ipa = elements("ipa", ipa)?;
         let size = self.element_size(py, size)?;
-        let checked = self.detached(py, |table| {
-            for (index, &ipa) in ipa.iter().enumerate() {
-                table
-                    .check_range(Ipa::new(ipa), size)
-                    .map_err(|refused| (index, refused))?;
-            }
-            Ok(())
-        })?;
+        let checked = self.detached(py, |table| check_ranges(table, &ipa, size))?;
         checked.map_err(|refused| at_element(py, refused))?;
         let mut sum = 0;
-        self.each(py, ipa.len(), |table, index| {
-            sum += table.unmap(Ipa::new(ipa[index]), size)?;
+        self.parts(py, ipa.len(), |table, part| {
+            for (index, &ipa) in part.clone().zip(&ipa[part]) {
+                sum += table.unmap(Ipa::new(ipa), size).map_err(|refused| (index, refused))?;
+            }
             Ok(())
         })?;
         Ok(sum)
@@ -257,17 +294,21 @@ impl PyStage2 {
     )> {
         let ipa = elements("ipa", ipa)?;
         let (mut pas, mut levels, mut faults) = (vec![0; ipa.len()], vec![0; ipa.len()], vec![0; ipa.len()]);
-        self.each(py, ipa.len(), |table, index| {
-            match table.translate(Ipa::new(ipa[index]), access.0) {
-                Ok(hit) => (pas[index], levels[index]) = (hit.pa.get(), hit.level.get()),
-                Err(Fault { kind, level, .. }) => (levels[index], faults[index]) = (level.get(), code(kind)),
+        self.parts(py, ipa.len(), |table, part| {
+            let found = pas[part.clone()].iter_mut().zip(&mut levels[part.clone()]);
+            let found = found.zip(&mut faults[part.clone()]);
+            for (&ipa, ((pa, at), fault)) in ipa[part].iter().zip(found) {
+                match table.translate(Ipa::new(ipa), access.0) {
+                    Ok(hit) => (*pa, *at) = (hit.pa.get(), hit.level.get()),
+                    Err(Fault { kind, level, .. }) => (*at, *fault) = (level.get(), code(kind)),
+                }
             }
             Ok(())
         })?;
         Ok((
-            PyArray1::from_vec(py, pas),
-            PyArray1::from_vec(py, levels),
-            PyArray1::from_vec(py, faults),
+            arrays::array(py, pas),
+            arrays::array(py, levels),
+            arrays::array(py, faults),
         ))
     }
 
@@ -302,20 +343,22 @@ impl PyStage2 {
     ) -> PyResult<Bound<'py, PyArray1<u8>>> {
         let ipa = elements("ipa", ipa)?;
         let mut faults = vec![0; ipa.len()];
-        self.each(py, ipa.len(), |table, index| {
+        self.parts(py, ipa.len(), |table, part| {
             let page = table.config().geometry.size(Level::L3);
-            let here = Ipa::new(ipa[index]);
-            match table.translate(here, access.0) {
-                Ok(hit) if hit.attrs.af => {}
-                Ok(_) => match table.mark_young(here.align_down(page), page) {
-                    // Unmapped by a peer since: the access came first.
-                    Ok(_) | Err(Error::NotMapped { .. }) => {}
-                    Err(refused) => return Err(refused),
-                },
-                Err(fault) => faults[index] = code(fault.kind),
+            for (index, (&ipa, fault)) in part.clone().zip(ipa[part.clone()].iter().zip(&mut faults[part])) {
+                let here = Ipa::new(ipa);
+                match table.translate(here, access.0) {
+                    Ok(hit) if hit.attrs.af => {}
+                    Ok(_) => match table.mark_young(here.align_down(page), page) {
+                        // Unmapped by a peer since: the access came first.
+                        Ok(_) | Err(Error::NotMapped { .. }) => {}
+                        Err(refused) => return Err((index, refused)),
+                    },
+                    Err(refused) => *fault = code(refused.kind),
+                }
             }
             Ok(())
         })?;
-        Ok(PyArray1::from_vec(py, faults))
+        Ok(arrays::array(py, faults))
     }
 }

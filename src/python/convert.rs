@@ -319,6 +319,10 @@ const DIALECTS: &[(&str, Dialect)] = &[("own", Dialect::Own), ("kvm6", Dialect::
 /// The integer `obj` as an unsigned 64-bit value; `what` names it in the message when it is none.
 pub fn unsigned(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<u64> {
     let number = integer(what, obj)?;
+    // Python reads signed integers far quicker, and hardly an address has its top bit set.
+    if let Ok(value @ 0..) = number.extract::<i64>() {
+        return Ok(value as u64);
+    }
     number.extract::<u64>().or_else(|_| {
         let shown = number.call_method1(intern!(obj.py(), "__format__"), ("#x",))?;
         let reason = if number.lt(0)? {

@@ -7,14 +7,14 @@ use pyo3::types::{PyDict, PyList};
 
 use super::convert::{BackingArg, Number, PolicyArg, SizeArg, StallHow};
 use super::job::Job;
+use super::open::OpenVm;
 use super::sink::{Sink, Watch};
 use super::{error, report};
 use crate::arch::{GeometryOptions, Ipa, Pa};
-use crate::memory::Arena;
 use crate::sync::Arc;
 use crate::table::{Stall, Stats};
 use crate::vm::workload::{DirtyLog, DirtyLogReport};
-use crate::vm::{Machine, Slot, Vm};
+use crate::vm::{Machine, Slot};
 
 /// Where the guest's memory starts, in its own space and in the host's.
 const BASE: u64 = 1 << 30;
@@ -34,7 +34,7 @@ pub struct Measured {
 }
 
 /// Prepares a run over `slot` of a VM.
-pub fn prepare(vm: Arc<Vm<Arena, Sink>>, slot: u32, run: DirtyLog) -> Job<Measured> {
+pub fn prepare(vm: Arc<OpenVm>, slot: u32, run: DirtyLog) -> Job<Measured> {
     Job::new(move |control| {
         let report = run.run(&vm, slot, control)?;
         let handle = vm.stage2().handle();
@@ -109,7 +109,7 @@ impl DirtyLogJob {
         vm.create_slot(slot).map_err(|refused| error::vm(py, refused))?;
         run.validate(&vm, SLOT)
             .map_err(|refused| error::workload(py, &refused))?;
-        Ok(Self(prepare(Arc::new(vm), SLOT, run)))
+        Ok(Self(prepare(Arc::new(OpenVm::new(vm)), SLOT, run)))
     }
 
     /// Start the run and return at once.

@@ -28,7 +28,8 @@ impl Hook {
         if !told {
             return;
         }
-        Python::attach(|py| {
+        // Nobody listens any more once the interpreter is on its way out: threads of Rust may still be at work then.
+        let _ = Python::try_attach(|py| {
             let called = events::describe(py, event).and_then(|told| self.0.call1(py, told));
             if let Err(raised) = called {
                 raised.write_unraisable(py, Some(self.0.bind(py)));

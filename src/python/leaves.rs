@@ -4,8 +4,10 @@ use numpy::{PyArray1, PyArrayDescr};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::sink::Sink;
 use crate::arch::{Ipa, Level, Pa, Prot, Pte};
-use crate::table;
+use crate::memory::Arena;
+use crate::table::{self, Error, Handle};
 
 /// Fields of a row, in order; `leaves_array` of Python speaks of them.
 const FIELDS: [(&str, &str); 9] = [
@@ -36,6 +38,24 @@ impl Rows {
     /// None.
     pub const fn new() -> Self {
         Self(Vec::new())
+    }
+
+    /// The leaves that a range of a live table touches, whole, in ascending order.
+    pub fn of(table: &Handle<'_, Arena, Sink>, ipa: Ipa, size: u64) -> Result<Self, Error> {
+        let end = table.check_range(ipa, size)?;
+        let mut rows = Self::new();
+        table.for_each_leaf(ipa.get(), end, |leaf| {
+            // A peer may merge pages into a block while they are collected: the walk meets them again, as one.
+            while rows.last_ipa().is_some_and(|last| last >= leaf.ipa.get()) {
+                rows.0.truncate(rows.0.len() - FIELDS.len());
+            }
+            rows.push(&leaf);
+        })?;
+        Ok(rows)
+    }
+
+    fn last_ipa(&self) -> Option<u64> {
+        self.0.rchunks_exact(FIELDS.len()).next().map(|row| row[0])
     }
 
     /// Adds a leaf of a live table.

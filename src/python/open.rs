@@ -1,8 +1,9 @@
-//! A table that is open to Python, and how its threads get at it.
+//! A table, or a VM, that is open to Python, and how its threads get at it.
 //!
 //! Registering a thread with a table's epoch collector costs several times what a call on one page does, and a handle
 //! cannot be kept in a Python object: it borrows the table and belongs to one thread. So each thread remembers its
-//! registrations with the tables that it used last.
+//! registrations with the tables, and its vCPUs of the VMs, that it used last. No other thread sees them: calls share
+//! nothing but the table itself.
 
 use core::cell::RefCell;
 use core::ops::Deref;
@@ -11,16 +12,22 @@ use std::thread_local;
 use super::sink::Sink;
 use crate::memory::Arena;
 use crate::table::{Handle, Local, Stage2};
+use crate::vm::{Parked, Policy, Vcpu, Vm};
 
 /// The table behind the classes.
 pub type Table = Stage2<Arena, Sink>;
 
-/// With how many tables a thread stays registered.
+/// The VM behind the classes.
+pub type Machine = Vm<Arena, Sink>;
+
+/// With how many tables, and how many VMs, a thread stays registered.
 const REMEMBERED: usize = 4;
 
 thread_local! {
     /// The last one used stands last.
     static REGISTRATIONS: RefCell<Vec<Local>> = const { RefCell::new(Vec::new()) };
+    /// Likewise; a vCPU at work is not among them.
+    static VCPUS: RefCell<Vec<Parked>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A table and the promise to tidy up behind it.
@@ -67,5 +74,57 @@ impl Drop for Open {
     fn drop(&mut self) {
         // Retired frames hold on to the table's memory, and registrations that threads remember to the retired frames.
         self.0.handle().drain();
+    }
+}
+
+/// A VM and the promise to tidy up behind it.
+pub struct OpenVm(Machine);
+
+impl OpenVm {
+    /// Opens a VM.
+    pub const fn new(vm: Machine) -> Self {
+        Self(vm)
+    }
+
+    /// Runs `work` on a vCPU of the calling thread, whose counters start at zero.
+    #[inline]
+    pub fn vcpu<R>(&self, work: impl FnOnce(&mut Vcpu<'_, Arena, Sink>) -> R) -> R {
+        let remembered = VCPUS.try_with(|all| self.remembered(&mut all.borrow_mut()));
+        let mut vcpu = remembered.ok().flatten().unwrap_or_else(|| self.0.vcpu());
+        let done = work(&mut vcpu);
+        // A thread that is ending remembers nothing.
+        let _ = VCPUS.try_with(|all| {
+            let all = &mut *all.borrow_mut();
+            if all.len() == REMEMBERED {
+                all.remove(0);
+            }
+            all.push(vcpu.park());
+        });
+        done
+    }
+
+    fn remembered(&self, all: &mut Vec<Parked>) -> Option<Vcpu<'_, Arena, Sink>> {
+        let place = all.iter().rposition(|parked| self.0.owns(parked))?;
+        self.0.unpark(all.remove(place)).ok()
+    }
+
+    /// Whether a fault may wait: for a lock, or for a TLBI that stalls.
+    pub fn may_wait(&self) -> bool {
+        self.0.config().policy != Policy::Lockless || self.0.stage2().tlb().stalls()
+    }
+}
+
+impl Deref for OpenVm {
+    type Target = Machine;
+
+    fn deref(&self) -> &Machine {
+        &self.0
+    }
+}
+
+impl Drop for OpenVm {
+    fn drop(&mut self) {
+        // As for a table.
+        self.0.stage2().handle().drain();
     }
 }

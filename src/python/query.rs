@@ -162,13 +162,7 @@ impl PyStage2 {
     #[pyo3(signature = (ipa = IpaArg::ZERO, size = None), text_signature = "($self, ipa=0, size=None)")]
     fn leaves_array<'py>(&self, py: Python<'py>, ipa: IpaArg, size: Option<SizeArg>) -> PyResult<Bound<'py, PyAny>> {
         let (start, end) = self.span(py, ipa, size)?;
-        let rows = self.detached(py, |table| -> Result<_, Error> {
-            let mut rows = leaves::Rows::new();
-            table
-                .leaves(Ipa::new(start), end - start)?
-                .for_each(|leaf| rows.push(&leaf));
-            Ok(rows)
-        })?;
+        let rows = self.detached(py, |table| leaves::Rows::of(table, Ipa::new(start), end - start))?;
         rows.map_err(|refused| error::table(py, refused))?.into_array(py)
     }
 

@@ -22,7 +22,7 @@ use crate::sync::{Arc, RwLock};
 use crate::table::{Config, Handle, Stall};
 
 /// Bytes of the range, in pages, from which on a call may take more than about 10 microseconds: then it detaches.
-const LONG: u64 = 1024;
+pub const LONG: u64 = 1024;
 
 /// Most table frames of one Python table, where the PA space has room for as many.
 const MOST_FRAMES: u64 = 1 << 20;

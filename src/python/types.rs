@@ -2,13 +2,13 @@
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyString, PyType};
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::convert::{ACCESSES, MEM_TYPES};
 use super::results::{Changed, Entry, Mapped, Mapping, Translation, object};
 use crate::arch::{AccessKind, BlockRule, EntryKind, Geometry, Ipa, Level, MemType, Prot, Pte};
 use crate::table;
-use crate::vm::{ExitReason, Handled, Retry};
+use crate::vm::{ExitReason, Handled, Outcome, Retry};
 
 /// Members of enumerations and classes of results.
 struct Types {
@@ -17,6 +17,7 @@ struct Types {
     accesses: Vec<Py<PyAny>>,
     blocks: [Py<PyAny>; 2],
     kinds: Vec<Py<PyAny>>,
+    outcomes: Vec<Py<PyTuple>>,
     stats: Py<PyType>,
     geometry: Py<PyType>,
 }
@@ -49,6 +50,10 @@ impl Types {
             kinds: KINDS
                 .iter()
                 .map(|word| Ok(PyString::intern(py, word).into_any().unbind()))
+                .collect::<PyResult<_>>()?,
+            outcomes: OUTCOMES
+                .iter()
+                .map(|words| Ok(words.into_pyobject(py)?.unbind()))
                 .collect::<PyResult<_>>()?,
             stats: class("Stats")?,
             geometry: class("Geometry")?,
@@ -168,25 +173,33 @@ pub const fn kind(kind: EntryKind) -> &'static str {
     KINDS[place(kind)]
 }
 
-/// The word for how a fault was handled.
-pub const fn handled(how: Handled) -> &'static str {
-    match how {
-        Handled::Mapped { .. } => "mapped",
-        Handled::Collapsed { .. } => "collapsed",
-        Handled::Relaxed => "relaxed",
-        Handled::Split => "split",
-        Handled::MarkedYoung => "marked-young",
-    }
+/// The pair of words for what became of a fault, one of a few tuples that are made once.
+pub fn outcome(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyTuple>> {
+    let place = match outcome {
+        Outcome::Handled(Handled::Mapped { .. }) => 0,
+        Outcome::Handled(Handled::Collapsed { .. }) => 1,
+        Outcome::Handled(Handled::Relaxed) => 2,
+        Outcome::Handled(Handled::Split) => 3,
+        Outcome::Handled(Handled::MarkedYoung) => 4,
+        Outcome::Again(Retry::Invalidated) => 5,
+        Outcome::Again(Retry::SlotsChanged) => 6,
+        Outcome::Again(Retry::Peer) => 7,
+        Outcome::Exit(reason) => return ("exit", exit(reason)).into_pyobject(py),
+    };
+    Ok(Types::get(py)?.outcomes[place].bind(py).clone())
 }
 
-/// The word for why a fault has to be tried again.
-pub const fn retry(why: Retry) -> &'static str {
-    match why {
-        Retry::Invalidated => "invalidated",
-        Retry::SlotsChanged => "slots-changed",
-        Retry::Peer => "peer",
-    }
-}
+/// Words for the outcomes after which the guest goes on.
+const OUTCOMES: [(&str, &str); 8] = [
+    ("handled", "mapped"),
+    ("handled", "collapsed"),
+    ("handled", "relaxed"),
+    ("handled", "split"),
+    ("handled", "marked-young"),
+    ("again", "invalidated"),
+    ("again", "slots-changed"),
+    ("again", "peer"),
+];
 
 /// The word for why a guest exits.
 pub const fn exit(reason: ExitReason) -> &'static str {

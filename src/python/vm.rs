@@ -1,26 +1,28 @@
 //! The class below `s2pt.Vm`: a VM's memory, one call at a time.
 //!
-//! Every call that may wait for a lock, a stalled TLBI or a fault section of another thread is made detached. A vCPU is
-//! made for each call: it registers with the table and the VM, about a microsecond, and belongs to its thread.
+//! Every call that may wait for a lock, a stalled TLBI or a fault section of another thread is made detached; a fault of a
+//! `lockless` VM waits for nobody, and takes less time than leaving the interpreter.
 
 use core::time::Duration;
 
 use numpy::PyArray1;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::convert::{
     AccessArg, BackingArg, BlocksArg, FaultKindArg, GranuleArg, IpaArg, IpaBits, LevelArg, LogModeArg, Number, PaArg,
     PaBits, PolicyArg, SemanticsArg, SizeArg, SlotId, StallHow, WatchArg,
 };
 use super::dirty_log::{self, DirtyLogJob};
+use super::open::OpenVm;
 use super::sink::{Sink, Watch};
+use super::stage2::LONG;
 use super::{arrays, error, events, leaves, types};
 use crate::arch::{BlockRule, Fault, FaultKind, GeometryOptions, Granule, Ipa, Pa};
 use crate::memory::{Arena, TableMemory};
 use crate::sync::Arc;
-use crate::table::Stall;
-use crate::vm::{Backing, Machine, Outcome, PaSource, Policy, Slot, Vm};
+use crate::table::{self, Stall};
+use crate::vm::{self, Backing, Machine, Outcome, PaSource, Policy, Slot, Vcpu};
 
 /// Where guest memory starts unless said otherwise.
 const BASE: Ipa = Ipa::new(1 << 30);
@@ -54,7 +56,7 @@ const BASE: Ipa = Ipa::new(1 << 30);
 ///     There is no such table, or the memory does not fit in it.
 #[pyclass(name = "Vm", module = "s2pt._core", frozen, subclass, weakref)]
 pub struct PyVm {
-    vm: Arc<Vm<Arena, Sink>>,
+    vm: Arc<OpenVm>,
 }
 
 #[pymethods]
@@ -116,7 +118,9 @@ impl PyVm {
             let slot = Slot::linear(0, ipa.0, memory.0, pa);
             vm.create_slot(slot).map_err(|refused| error::vm(py, refused))?;
         }
-        Ok(Self { vm: Arc::new(vm) })
+        Ok(Self {
+            vm: Arc::new(OpenVm::new(vm)),
+        })
     }
 
     /// Add a memory slot. Nothing is mapped by that; faults will.
@@ -200,7 +204,16 @@ impl PyVm {
     ///     Too few frames for the tables.
     #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
     fn access<'py>(&self, py: Python<'py>, ipa: IpaArg, access: AccessArg) -> PyResult<Bound<'py, PyAny>> {
-        match py.detach(|| self.vm.vcpu().access(ipa.0, access.0)) {
+        let tried = match self.vm.may_wait() {
+            true => Ok(None),
+            false => self.vm.vcpu(|vcpu| vcpu.try_access(ipa.0, access.0)),
+        };
+        let done = match tried {
+            Ok(Some(hit)) => Ok(hit),
+            Ok(None) => py.detach(|| self.vm.vcpu(|vcpu| vcpu.access(ipa.0, access.0))),
+            Err(refused) => Err(refused),
+        };
+        match done {
             Ok(hit) => types::translation(py, &hit),
             Err(refused) => Err(error::access(py, refused)),
         }
@@ -215,21 +228,21 @@ impl PyVm {
     #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
     fn touch(&self, py: Python<'_>, ipa: &Bound<'_, PyAny>, access: AccessArg) -> PyResult<u64> {
         let (ipa, _) = arrays::words("ipa", ipa, 1)?;
-        let done = py.detach(|| {
-            let mut vcpu = self.vm.vcpu();
+        let touch = |vcpu: &mut Vcpu<'_, Arena, Sink>| {
             for (index, &ipa) in ipa.iter().enumerate() {
                 vcpu.access(Ipa::new(ipa), access.0)
                     .map_err(|refused| (index, refused))?;
             }
             Ok(vcpu.counters().total())
-        });
+        };
+        let done = py.detach(|| self.vm.vcpu(touch));
         done.map_err(|(index, refused)| error::with_index(py, error::access(py, refused), index))
     }
 
     /// What the MMU answers to an access at this moment; as `Stage2.translate`.
     #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
     fn translate<'py>(&self, py: Python<'py>, ipa: IpaArg, access: AccessArg) -> PyResult<Bound<'py, PyAny>> {
-        match self.vm.stage2().handle().translate(ipa.0, access.0) {
+        match self.vm.vcpu(|vcpu| vcpu.translate(ipa.0, access.0)) {
             Ok(hit) => types::translation(py, &hit),
             Err(refused) => Err(error::fault(py, &refused)),
         }
@@ -269,30 +282,28 @@ impl PyVm {
         ipa, access = AccessArg::READ, *, kind = FaultKindArg(FaultKind::Translation), level = None,
         s1ptw = false
     ), text_signature = "($self, ipa, access='r', *, kind='translation', level=None, s1ptw=False)")]
-    fn handle_fault(
+    fn handle_fault<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         ipa: IpaArg,
         access: AccessArg,
         kind: FaultKindArg,
         level: Option<LevelArg>,
         s1ptw: bool,
-    ) -> PyResult<(&'static str, &'static str)> {
-        let level = match level {
-            Some(level) => level.0,
-            None => {
-                let found = self.vm.stage2().handle().lookup(ipa.0);
-                found.map_err(|refused| error::table(py, refused))?.level
-            }
-        };
-        let fault = Fault {
-            ipa: ipa.0,
-            access: access.0,
-            kind: kind.0,
-            level,
-            s1ptw,
-        };
-        self.handle(py, &fault)
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        self.handle(py, |vcpu| {
+            let level = match level {
+                Some(level) => level.0,
+                None => vcpu.handle().lookup(ipa.0)?.level,
+            };
+            Ok(Fault {
+                ipa: ipa.0,
+                access: access.0,
+                kind: kind.0,
+                level,
+                s1ptw,
+            })
+        })
     }
 
     /// Handle the fault that three registers report; as `handle_fault`.
@@ -301,15 +312,15 @@ impl PyVm {
     /// ------
     /// S2ptError
     ///     The registers report no stage-2 fault of a guest.
-    fn handle_syndrome(
+    fn handle_syndrome<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         esr: Number,
         far: Number,
         hpfar: Number,
-    ) -> PyResult<(&'static str, &'static str)> {
+    ) -> PyResult<Bound<'py, PyTuple>> {
         match Fault::from_registers(esr.0, far.0, hpfar.0) {
-            Ok(fault) => self.handle(py, &fault),
+            Ok(fault) => self.handle(py, |_| Ok(fault)),
             Err(refused) => Err(error::base(py, refused.to_string())),
         }
     }
@@ -330,13 +341,15 @@ impl PyVm {
     /// Whether anything in the range was accessed since its flags were cleared; clear them if asked to.
     #[pyo3(signature = (ipa, size, clear = true))]
     fn age(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg, clear: bool) -> PyResult<bool> {
-        py.detach(|| self.vm.age(ipa.0, size.0, clear))
+        self.briefly(py, size.0, |vcpu| self.vm.age_by(vcpu.handle(), ipa.0, size.0, clear))
             .map_err(|refused| error::vm(py, refused))
     }
 
     /// Take the right to write from every leaf of which a part is in the range, whole; none is split.
     fn write_protect<'py>(&self, py: Python<'py>, ipa: IpaArg, size: SizeArg) -> PyResult<Bound<'py, PyAny>> {
-        let changed = py.detach(|| self.vm.write_protect(ipa.0, size.0));
+        let changed = self.briefly(py, size.0, |vcpu| {
+            self.vm.write_protect_by(vcpu.handle(), ipa.0, size.0)
+        });
         types::changed(py, &changed.map_err(|refused| error::vm(py, refused))?)
     }
 
@@ -448,12 +461,7 @@ impl PyVm {
     /// The leaves of the table as a structured numpy array, with the fields of `Stage2.leaves_array`.
     fn leaves_array<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.vm.stage2().config().geometry.ipa_limit();
-        let rows = py.detach(|| {
-            let handle = self.vm.stage2().handle();
-            let mut rows = leaves::Rows::new();
-            handle.leaves(Ipa::new(0), limit)?.for_each(|leaf| rows.push(&leaf));
-            Ok(rows)
-        });
+        let rows = py.detach(|| leaves::Rows::of(&self.vm.stage2().handle(), Ipa::new(0), limit));
         rows.map_err(|refused| error::table(py, refused))?.into_array(py)
     }
 
@@ -517,14 +525,31 @@ impl PyVm {
 }
 
 impl PyVm {
-    fn handle(&self, py: Python<'_>, fault: &Fault) -> PyResult<(&'static str, &'static str)> {
-        let outcome = py
-            .detach(|| self.vm.vcpu().handle_fault(fault))
-            .map_err(|refused| error::vm(py, refused))?;
-        Ok(match outcome {
-            Outcome::Handled(how) => ("handled", types::handled(how)),
-            Outcome::Again(why) => ("again", types::retry(why)),
-            Outcome::Exit(reason) => ("exit", types::exit(reason)),
-        })
+    /// Handles the fault that `fault` tells a vCPU of the calling thread.
+    fn handle<'py>(
+        &self,
+        py: Python<'py>,
+        fault: impl FnOnce(&Vcpu<'_, Arena, Sink>) -> Result<Fault, table::Error> + Send,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let handle = |vcpu: &mut Vcpu<'_, Arena, Sink>| -> Result<Outcome, vm::Error> {
+            let fault = fault(vcpu)?;
+            vcpu.handle_fault(&fault)
+        };
+        let outcome = self.briefly(py, 0, handle);
+        types::outcome(py, outcome.map_err(|refused| error::vm(py, refused))?)
+    }
+
+    /// Runs `work` on a vCPU of the calling thread; detached if it may wait, or if `bytes` make it long.
+    fn briefly<R: Send>(
+        &self,
+        py: Python<'_>,
+        bytes: u64,
+        work: impl FnOnce(&mut Vcpu<'_, Arena, Sink>) -> R + Send,
+    ) -> R {
+        if self.vm.may_wait() || bytes > LONG * self.vm.stage2().config().geometry.granule().size() {
+            py.detach(|| self.vm.vcpu(work))
+        } else {
+            self.vm.vcpu(work)
+        }
     }
 }

@@ -5,7 +5,7 @@ use super::error::Error;
 use super::policy::Near;
 use crate::arch::{Attrs, Ipa, Level, Pa};
 use crate::memory::TableMemory;
-use crate::table::{Changed, MapOptions, Mapped, Tlb};
+use crate::table::{Changed, Handle, MapOptions, Mapped, Tlb};
 
 impl<M: TableMemory, T: Tlb> Vm<M, T> {
     /// Takes the right to write from everything in [`ipa`, `ipa + size`), blocks that it cuts included (none is split),
@@ -16,8 +16,15 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     /// # Errors
     /// [`Error::Table`] for a range that is misaligned, empty or beyond the IPA space.
     pub fn write_protect(&self, ipa: Ipa, size: u64) -> Result<Changed, Error> {
+        self.write_protect_by(&self.stage2.handle(), ipa, size)
+    }
+
+    /// [`write_protect`](Self::write_protect) through a handle that the caller keeps.
+    ///
+    /// # Errors
+    /// As [`write_protect`](Self::write_protect).
+    pub fn write_protect_by(&self, handle: &Handle<'_, M, T>, ipa: Ipa, size: u64) -> Result<Changed, Error> {
         let end = self.check_range(ipa, size)?;
-        let handle = self.stage2.handle();
         let mut changed = Changed::default();
         for (start, bytes) in self.chunks(ipa.get(), end) {
             let _section = self.gate.change();

@@ -33,7 +33,7 @@ pub use invalidate::{Invalidation, Taken};
 pub use machine::{Machine, MachineError};
 pub use policy::Policy;
 pub use slots::{PaSource, Slot};
-pub use vcpu::{AccessError, Vcpu};
+pub use vcpu::{AccessError, Parked, Vcpu};
 
 use core::time::Duration;
 

@@ -9,7 +9,7 @@ use super::slots::CachedSlots;
 use crate::arch::{AccessKind, Fault, Ipa};
 use crate::memory::TableMemory;
 use crate::sync::{Arc, Backoff};
-use crate::table::{Handle, Null, Tlb, Translation};
+use crate::table::{Handle, Local, Null, Tlb, Translation};
 
 /// A vCPU: takes faults. Made by [`Vm::vcpu`] on the thread that uses it, and kept there.
 #[derive(Debug)]
@@ -22,6 +22,59 @@ pub struct Vcpu<'v, M: TableMemory, T: Tlb = Null> {
     pub(crate) marker: Arc<Marker>,
     pub(crate) slots: CachedSlots,
     pub(crate) counters: Counters,
+}
+
+/// What a vCPU keeps while nobody uses it, for threads that cannot hold on to a [`Vcpu`], since that borrows the VM.
+///
+/// It belongs to the thread that made the vCPU, and should not outlive the VM by long: see [`Stage2::register`].
+///
+/// [`Stage2::register`]: crate::table::Stage2::register
+pub struct Parked {
+    local: Local,
+    marker: Arc<Marker>,
+    slots: CachedSlots,
+}
+
+impl core::fmt::Debug for Parked {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Parked")
+            .field("slots", &self.slots)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: TableMemory, T: Tlb> Vm<M, T> {
+    /// Whether a vCPU is of this VM.
+    #[inline]
+    pub fn owns(&self, parked: &Parked) -> bool {
+        self.stage2.handle_of(&parked.local).is_some()
+    }
+
+    /// The vCPU that [`Vcpu::park`] put away, at next to no cost; its counters start at zero.
+    ///
+    /// # Errors
+    /// Gives `parked` back if it is of another VM.
+    ///
+    /// ```
+    /// use s2pt::arch::{AccessKind, Ipa, Pa};
+    /// use s2pt::vm::{Machine, Slot};
+    ///
+    /// let vm = Machine::default().build(s2pt::table::Null)?;
+    /// vm.create_slot(Slot::linear(0, Ipa::new(0x8000_0000), 64 << 20, Pa::new(0x4000_0000)))?;
+    /// let parked = vm.vcpu().park();
+    /// let mut vcpu = vm.unpark(parked).unwrap();
+    /// vcpu.access(Ipa::new(0x8000_1000), AccessKind::Write)?;
+    /// assert!(Machine::default().build(s2pt::table::Null)?.unpark(vcpu.park()).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub fn unpark(&self, parked: Parked) -> Result<Vcpu<'_, M, T>, Parked> {
+        let Some(handle) = self.stage2.handle_of(&parked.local) else {
+            return Err(parked);
+        };
+        let Parked { marker, slots, .. } = parked;
+        Ok(Vcpu::with(self, handle, marker, slots))
+    }
 }
 
 /// Why an access of the guest came to nothing.
@@ -42,14 +95,28 @@ pub enum AccessError {
 
 impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
     pub(crate) fn new(vm: &'v Vm<M, T>) -> Self {
-        let handle = vm.stage2.handle();
+        Self::with(vm, vm.stage2.handle(), vm.gate.register(), CachedSlots::new(&vm.slots))
+    }
+
+    #[inline]
+    fn with(vm: &'v Vm<M, T>, handle: Handle<'v, M, T>, marker: Arc<Marker>, slots: CachedSlots) -> Self {
         Self {
             vm,
             impatient: handle.without_waiting(),
             handle,
-            marker: vm.gate.register(),
-            slots: CachedSlots::new(&vm.slots),
+            marker,
+            slots,
             counters: Counters::default(),
+        }
+    }
+
+    /// Puts the vCPU away until [`Vm::unpark`].
+    #[inline]
+    pub fn park(self) -> Parked {
+        Parked {
+            local: self.handle.access.clone(),
+            marker: self.marker,
+            slots: self.slots,
         }
     }
 
@@ -57,6 +124,12 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
     #[inline]
     pub fn vm(&self) -> &'v Vm<M, T> {
         self.vm
+    }
+
+    /// Its registration with the table, for looking and for changing.
+    #[inline]
+    pub fn handle(&self) -> &Handle<'v, M, T> {
+        &self.handle
     }
 
     /// What its faults were and how they ended, so far.
@@ -87,6 +160,22 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
         }
     }
 
+    /// [`access`](Self::access) that waits for nobody and handles one fault at most: `None` if that was not enough.
+    ///
+    /// # Errors
+    /// As [`access`](Self::access).
+    #[inline]
+    pub fn try_access(&mut self, ipa: Ipa, access: AccessKind) -> Result<Option<Translation>, AccessError> {
+        match self.handle.translate(ipa, access) {
+            Ok(hit) => Ok(Some(hit)),
+            Err(fault) => match self.handle_fault(&fault)? {
+                Outcome::Exit(reason) => Err(AccessError::Exit { ipa, reason }),
+                Outcome::Again(_) => Ok(None),
+                Outcome::Handled(_) => Ok(self.handle.translate(ipa, access).ok()),
+            },
+        }
+    }
+
     fn access_faulting(&mut self, ipa: Ipa, access: AccessKind, mut fault: Fault) -> Result<Translation, AccessError> {
         let mut backoff = Backoff::new();
         loop {
@@ -100,11 +189,5 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
                 Err(next) => fault = next,
             }
         }
-    }
-}
-
-impl<M: TableMemory, T: Tlb> Drop for Vcpu<'_, M, T> {
-    fn drop(&mut self) {
-        self.vm.gate.unregister(&self.marker);
     }
 }
