@@ -3,21 +3,21 @@
 //! One statement of the rule for live tables and for tables in dumps. The order of the checks is the architecture's
 //! (Arm ARM, `AArch64.S2Translate`): access flag before permissions; the address before both, by whoever walked.
 
-use super::{AccessKind, Attrs, FaultKind, Format, Level, MemType, Pa, Prot, Pte};
+use super::{AccessKind, FaultKind, Format, Level, MemType, Pa, Prot, Pte};
 
 /// What an allowed access gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
     /// The output address of the byte asked for.
     pub pa: Pa,
-    /// The level of the leaf.
+    /// The leaf; [`Format::attrs`] says what else is in it.
+    pub leaf: Pte,
+    /// Its level.
     pub level: Level,
-    /// What the leaf permits.
+    /// What it permits.
     pub prot: Prot,
     /// The memory type it gives.
     pub memtype: MemType,
-    /// All of its attributes.
-    pub attrs: Attrs,
 }
 
 /// The exception level of the guest that accesses; it decides about fetches, where FEAT_XNX tells the two apart.
@@ -67,13 +67,12 @@ impl Format {
     /// What an access `offset` bytes into the memory behind `leaf` gets if it is allowed.
     #[inline]
     pub const fn translation(&self, leaf: Pte, level: Level, offset: u64) -> Translation {
-        let attrs = self.attrs(leaf);
         Translation {
             pa: Pa::new(self.output(leaf, level).get() + offset),
+            leaf,
             level,
-            prot: attrs.prot,
-            memtype: attrs.memtype,
-            attrs,
+            prot: self.prot(leaf),
+            memtype: self.memtype(leaf),
         }
     }
 

@@ -134,6 +134,13 @@ impl Pte {
         self.0 & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE && !level.is_last()
     }
 
+    /// [`is_table`](Self::is_table) for an entry that is known to stand above level 3.
+    #[inline(always)]
+    pub(crate) const fn is_table_above_pages(self) -> bool {
+        // One addition and one test instead of a mask and a comparison.
+        self.0.wrapping_add(1) & (VALID | TABLE_OR_PAGE) == 0
+    }
+
     /// Whether the entry maps memory: a page at level 3, a block above.
     ///
     /// Whether the architecture has blocks at that level says

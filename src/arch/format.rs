@@ -57,6 +57,8 @@ pub struct Format {
     granted: [u64; 16],
     // MemAttr by MemType::slot(), or NO_CODE, with NO_EXECUTE.
     memattrs: [u8; 16],
+    // What MemAttr means.
+    memtypes: [MemType; 16],
     // SH by Shareability, or NO_CODE.
     sh_codes: [u8; 4],
     fwb: bool,
@@ -87,6 +89,8 @@ impl Format {
     pub const SOFTWARE_MASK: u64 = 0xf << SOFTWARE_SHIFT;
     /// MemAttr.
     pub const MEMATTR_MASK: u64 = 0xf << MEMATTR_SHIFT;
+    /// The address bits of a page or table of 4 KiB without LPA2, each in its own place.
+    pub(crate) const PLAIN_4K: u64 = 0x0000_ffff_ffff_f000;
 
     /// The format of tables with this geometry.
     pub fn new(geometry: &Geometry, options: FormatOptions) -> Self {
@@ -121,6 +125,7 @@ impl Format {
             xn_by_prot,
             granted: [0; 16],
             memattrs: memattrs(fwb),
+            memtypes: core::array::from_fn(|memattr| MemType::decode(memattr as u8, fwb)),
             sh_codes: if lpa2 { SH_CODES_LPA2 } else { SH_CODES },
             fwb,
             lpa2,
@@ -307,7 +312,7 @@ impl Format {
     /// Memory type of a leaf.
     #[inline]
     pub const fn memtype(&self, leaf: Pte) -> MemType {
-        MemType::decode((leaf.raw() >> MEMATTR_SHIFT) as u8, self.fwb)
+        self.memtypes[(leaf.raw() >> MEMATTR_SHIFT) as usize & 0xf]
     }
 
     /// Access flag of a leaf.

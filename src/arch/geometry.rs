@@ -31,6 +31,9 @@ pub struct Geometry {
     leaf_levels: u8,
     /// IPA bits that a table below the root resolves.
     stride: u8,
+    /// Shift and mask of an index into the root, once more, where every walk finds them.
+    root_shift: u8,
+    root_mask: u32,
     granule: Granule,
     start: Level,
     ipa_bits: u8,
@@ -166,6 +169,8 @@ impl Geometry {
             shifts,
             leaf_levels,
             stride: stride as u8,
+            root_shift: shifts[start.slot()],
+            root_mask: index_masks[start.slot()],
             granule,
             start,
             ipa_bits,
@@ -280,6 +285,12 @@ impl Geometry {
             level = deeper;
         }
         None
+    }
+
+    /// What [`index`](Self::index) is made of at the root: shift and mask.
+    #[inline(always)]
+    pub(crate) const fn root_index(&self) -> (u32, usize) {
+        (self.root_shift as u32, self.root_mask as usize)
     }
 
     /// IPA bits that a table below the root resolves: what [`shift`](Self::shift) falls by from level to level.

@@ -104,6 +104,13 @@ impl Level {
         if self.0 < 3 { Some(Level(self.0 + 1)) } else { None }
     }
 
+    /// The next level down of a level that is not the last.
+    #[inline(always)]
+    pub(crate) const fn below(self) -> Self {
+        debug_assert!(self.0 < 3);
+        Level(self.0 + 1)
+    }
+
     /// The next level up, `None` above level -1.
     #[inline]
     pub const fn shallower(self) -> Option<Self> {

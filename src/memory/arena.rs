@@ -2,7 +2,7 @@
 
 use super::counts::Counts;
 use super::free_list::FreeList;
-use super::region::Region;
+use super::region::{Region, Window};
 use super::roots::{LARGEST, Roots};
 use super::{Frame, OutOfFrames, TableMemory};
 use crate::arch::{Granule, Pa};
@@ -292,6 +292,13 @@ impl Arena {
 }
 
 impl TableMemory for Arena {
+    type Tables<'m> = Window<'m>;
+
+    #[inline]
+    fn tables(&self) -> Window<'_> {
+        self.region.window()
+    }
+
     fn reserve(&self, frames: usize) -> Result<(), OutOfFrames> {
         let limit = self.admit(frames)?;
         self.counts.reserve(frames, limit)
@@ -362,9 +369,9 @@ impl TableMemory for Arena {
         assert!(freed, "no root of {frames} frame(s) starts at {root}");
     }
 
-    #[inline(always)]
+    #[inline]
     fn table(&self, pa: Pa) -> &[AtomicU64] {
-        self.region.table(pa)
+        self.region.tables(pa, 1)
     }
 
     #[inline]

@@ -36,6 +36,8 @@ mod tests;
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use arena::{Arena, ArenaError, ArenaOptions, ArenaStats};
 pub use frame::Frame;
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+pub use region::Window;
 
 use crate::arch::Pa;
 use crate::sync::{Arc, AtomicU64};
@@ -61,6 +63,14 @@ pub struct OutOfFrames {
 /// Frames are one granule long and aligned to it. A `Frame` is made with [`Frame::from_raw`], whose safety contract is
 /// the heart of the matter: as long as the `Frame` lives, nobody else writes to that frame.
 pub trait TableMemory: Send + Sync {
+    /// What a walk takes along to find tables by their addresses. `&'m Self` will do; see [`Tables`].
+    type Tables<'m>: Tables<'m>
+    where
+        Self: 'm;
+
+    /// It, for as long as the memory lives.
+    fn tables(&self) -> Self::Tables<'_>;
+
     /// Sets `frames` frames aside: as many calls of [`take`](Self::take) cannot fail.
     ///
     /// # Errors
@@ -112,7 +122,8 @@ pub trait TableMemory: Send + Sync {
     /// The slice stays valid as long as the memory, even when the frame is freed meanwhile: it is then a frame of
     /// zeros, or of another table. What keeps a walker from seeing that is the grace period before `free`.
     ///
-    /// A frame that is still private (a live [`Frame`]) must not be looked at while [`fill`](Self::fill) runs on it.
+    /// A frame that is still private (a live [`Frame`]) must not be looked at while [`fill`](Self::fill) runs on it, nor a
+    /// frame of a table while somebody works on that table through exclusive access.
     ///
     /// # Panics
     ///
@@ -142,10 +153,33 @@ pub trait TableMemory: Send + Sync {
     fn frames_in_use(&self) -> usize;
 }
 
+/// Finds tables by their addresses.
+///
+/// A walk holds one by value. Behind each load of an entry, which orders memory, everything else has to be loaded again;
+/// what is held by value stays in registers. So a memory that is one mapping gives its base and its end, and one that
+/// has to look further gives a reference to itself.
+pub trait Tables<'m>: Copy {
+    /// As [`TableMemory::table`], but address bits inside a frame do not count.
+    fn find(self, pa: Pa) -> &'m [AtomicU64];
+}
+
+impl<'m, M: TableMemory> Tables<'m> for &'m M {
+    #[inline(always)]
+    fn find(self, pa: Pa) -> &'m [AtomicU64] {
+        M::table(self, pa)
+    }
+}
+
 /// Forwards the whole trait through a pointer-like type.
 macro_rules! forward {
     ($($pointer:ty),*) => {$(
         impl<M: TableMemory> TableMemory for $pointer {
+            type Tables<'m> = M::Tables<'m> where Self: 'm;
+
+            #[inline]
+            fn tables(&self) -> Self::Tables<'_> {
+                (**self).tables()
+            }
             #[inline]
             fn reserve(&self, frames: usize) -> Result<(), OutOfFrames> {
                 (**self).reserve(frames)

@@ -119,6 +119,12 @@ impl ModelMemory {
 }
 
 impl TableMemory for ModelMemory {
+    type Tables<'m> = &'m Self;
+
+    fn tables(&self) -> &Self {
+        self
+    }
+
     fn reserve(&self, frames: usize) -> Result<(), OutOfFrames> {
         let mut state = self.state();
         state.request(frames)?;

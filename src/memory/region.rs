@@ -1,11 +1,13 @@
 //! The mapping behind an arena: frames as bytes, and two numbers beside each frame.
 
+use core::marker::PhantomData;
 use core::slice;
 
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::Tables;
 use super::free_list::Links;
 use crate::arch::Pa;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
@@ -81,19 +83,16 @@ impl Region {
         index as u32
     }
 
-    /// The entries of the frame at `pa`; panics if there is none. What a walk does at each level, so it is kept short.
-    #[inline(always)]
-    pub(super) fn table(&self, pa: Pa) -> &[AtomicU64] {
-        let offset = pa.get().wrapping_sub(self.base);
-        // The check of `index`, but the address does not wait for it: a walk is a chain of such steps.
-        if offset.rotate_right(self.shift) >= u64::from(self.count) {
-            self.refuse(pa, 1);
-        }
-        // SAFETY: as in `tables`, for one frame, which begins at `offset`: it is a multiple of the frame size and below
-        // the end of the mapping.
-        unsafe {
-            let first = self.frames.as_mut_ptr().add(offset as usize).cast::<AtomicU64>();
-            slice::from_raw_parts(first, self.entries)
+    /// What a walk takes along.
+    #[inline]
+    pub(super) fn window(&self) -> Window<'_> {
+        Window {
+            first: self.at(0),
+            base: self.base,
+            last: u64::from(self.count - 1) << self.shift,
+            inside: self.frame_bytes() as u64 - 1,
+            entries: self.entries,
+            region: PhantomData,
         }
     }
 
@@ -201,6 +200,48 @@ impl Region {
             self.frame_bytes(),
             self.base,
         );
+    }
+}
+
+/// All frames of an [`Arena`](super::Arena), as a walk takes them along.
+#[derive(Clone, Copy, Debug)]
+pub struct Window<'m> {
+    /// Where the first frame is in this process.
+    first: *mut u8,
+    /// Its physical address.
+    base: u64,
+    /// How far behind it the last frame begins, in bytes.
+    last: u64,
+    /// The address bits inside a frame.
+    inside: u64,
+    /// Entries of one frame.
+    entries: usize,
+    region: PhantomData<&'m Region>,
+}
+
+// SAFETY: it stands for a `&Region`, which may be sent and shared; through the pointer only atomics are reached.
+unsafe impl Send for Window<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Window<'_> {}
+
+/// Takes numbers, so that a window need not be in memory for it.
+#[cold]
+#[inline(never)]
+fn refuse_table(pa: Pa, base: u64, last: u64, inside: u64) -> ! {
+    let (frame, end) = (inside + 1, base + last + inside + 1);
+    panic!("table frame at {pa}: the memory has frames of {frame:#x} bytes from {base:#x} to {end:#x}");
+}
+
+impl<'m> Tables<'m> for Window<'m> {
+    #[inline(always)]
+    fn find(self, pa: Pa) -> &'m [AtomicU64] {
+        let offset = (pa.get() & !self.inside).wrapping_sub(self.base);
+        if offset > self.last {
+            refuse_table(pa, self.base, self.last, self.inside);
+        }
+        // SAFETY: a frame begins at `offset` and is inside the mapping (checked above), which lives for 'm; otherwise as
+        // in `Region::tables`.
+        unsafe { slice::from_raw_parts(self.first.add(offset as usize).cast::<AtomicU64>(), self.entries) }
     }
 }
 

@@ -348,7 +348,7 @@ impl PyStage2 {
             for (index, (&ipa, fault)) in part.clone().zip(ipa[part.clone()].iter().zip(&mut faults[part])) {
                 let here = Ipa::new(ipa);
                 match table.translate(here, access.0) {
-                    Ok(hit) if hit.attrs.af => {}
+                    Ok(hit) if table.format().af(hit.leaf) => {}
                     Ok(_) => match table.mark_young(here.align_down(page), page) {
                         // Unmapped by a peer since: the access came first.
                         Ok(_) | Err(Error::NotMapped { .. }) => {}

@@ -1,14 +1,12 @@
 //! Changing what a translation permits, in place (R4): permissions, write protection, access flag.
 
 use super::View;
-use super::batch::Batch;
-use super::build::{Piece, Reserve};
 use super::error::Error;
 use super::maintenance::Stale;
 use super::reclaim::Access;
+use super::rewrite::{Clear, Flush};
 use super::tlb::Tlb;
-use super::walk::{At, Step, Visitor};
-use crate::arch::{AttrsError, Format, Ipa, Level, MemType, Prot, Pte};
+use crate::arch::{AttrsError, Format, Ipa, MemType, Prot, Pte};
 use crate::memory::TableMemory;
 use core::cell::Cell;
 
@@ -19,131 +17,6 @@ pub struct Changed {
     pub leaves: u64,
     /// Bytes of the range that are mapped, changed or not.
     pub bytes: u64,
-}
-
-/// The new value of a leaf.
-trait Rewrite {
-    fn rewrite(&self, format: &Format, pte: Pte) -> Pte;
-}
-
-impl<F: Fn(&Format, Pte) -> Pte> Rewrite for F {
-    #[inline(always)]
-    fn rewrite(&self, format: &Format, pte: Pte) -> Pte {
-        self(format, pte)
-    }
-}
-
-/// The changed part of a block that is cut.
-struct Rewritten<'a, W> {
-    format: &'a Format,
-    rewrite: &'a W,
-}
-
-impl<W: Rewrite> Piece for Rewritten<'_, W> {
-    #[inline(always)]
-    fn piece(&self, _: Level, _: u64, old: Pte) -> Option<Pte> {
-        Some(self.rewrite.rewrite(self.format, old))
-    }
-
-    fn fits(&self, _: Level, _: u64) -> bool {
-        true
-    }
-}
-
-/// Which TLBI a change of attributes needs before the operation returns.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Flush {
-    /// Rights go: no core may keep them.
-    Broadcast,
-    /// Rights come: the faulting core must not keep its refusal, whoever granted them.
-    Local,
-    /// The caller does not need it.
-    None,
-}
-
-struct Attributes<'m, M: TableMemory, W> {
-    rewrite: W,
-    reserve: Reserve<'m, M>,
-    /// Ageing is about leaves: a block that is covered in part changes as a whole.
-    whole_leaves: bool,
-    flush: Flush,
-    /// A hole ends the walk with `Again`: KVM's fault operations.
-    faulting: bool,
-    stale: Stale,
-    changed: Changed,
-    /// Some visited leaf had its access flag set.
-    young: bool,
-}
-
-impl<M: TableMemory, T: Tlb, A: Access, W: Rewrite> Visitor<M, T, A> for Attributes<'_, M, W> {
-    #[inline]
-    fn entry<'g>(
-        &mut self,
-        view: &'g View<'_, M, T, A>,
-        _: &'g A::Guard,
-        _: &mut Batch<'g>,
-        at: At<'g>,
-        pte: Pte,
-    ) -> Result<Step, Error> {
-        if !pte.is_valid() {
-            if self.faulting {
-                return Err(Error::Again {
-                    ipa: at.ipa(),
-                    level: at.level(),
-                });
-            }
-            return Ok(Step::Next);
-        }
-        if pte.is_table(at.level()) {
-            return Ok(Step::Descend);
-        }
-        let format = &view.core.format;
-        let new = self.rewrite.rewrite(format, pte);
-        if new != pte {
-            if at.whole() || self.whole_leaves {
-                view.prepare_output(at.level(), pte, new);
-                if view.change(at.table, at.index, pte, new).is_err() {
-                    return Ok(Step::Retry);
-                }
-                self.touched(&at);
-                self.changed.leaves += 1;
-            } else {
-                let piece = Rewritten {
-                    format,
-                    rewrite: &self.rewrite,
-                };
-                view.prepare_output(at.level(), pte, new);
-                if !view.cut(&mut self.reserve, at, pte, &piece)? {
-                    return Ok(Step::Retry);
-                }
-                self.changed.leaves += view.pieces(&at);
-            }
-        } else if self.flush == Flush::Local || self.flush == Flush::Broadcast && view.narrowed_by_peer(1) {
-            // A peer was faster. If a right was asked for, this core's refusal is still cached, and would be met again and
-            // again; if one was to go, the peer's TLBI may still be under way.
-            self.touched(&at);
-        }
-        self.young |= format.af(pte);
-        self.changed.bytes += at.bytes();
-        Ok(Step::Next)
-    }
-
-    fn faulting(&self, view: &View<'_, M, T, A>) -> bool {
-        self.faulting || !view.kvm()
-    }
-}
-
-impl<M: TableMemory, W> Attributes<'_, M, W> {
-    /// The leaf at `at` is to be invalidated: all of it, or on this core what faulted.
-    #[inline]
-    fn touched(&mut self, at: &At<'_>) {
-        let (base, bytes) = if self.faulting {
-            (at.lo, at.bytes())
-        } else {
-            (at.base, at.size)
-        };
-        self.stale.add(Ipa::new(base), bytes, Some(at.level()));
-    }
 }
 
 impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
@@ -188,7 +61,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// [`Error::OutOfFrames`] if a block cannot be cut; errors of the range. Nothing was changed then.
     pub fn write_protect(&self, ipa: Ipa, size: u64) -> Result<Changed, Error> {
         let end = self.check_range(ipa, size)?;
-        let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() & !(Format::WRITE_BIT | Format::DBM_BIT));
+        let rewrite = Clear(Format::WRITE_BIT | Format::DBM_BIT);
         let flush = if self.kvm() { Flush::None } else { Flush::Broadcast };
         Ok(self.rewrite(ipa.get(), end, rewrite, flush, false)?.changed)
     }
@@ -203,12 +76,12 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// # Errors
     /// Errors of a range; the spans before it are protected then. Never out of frames.
     pub fn write_protect_leaves(&self, spans: impl IntoIterator<Item = (Ipa, u64)>) -> Result<Changed, Error> {
-        let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() & !(Format::WRITE_BIT | Format::DBM_BIT));
+        let rewrite = || Clear(Format::WRITE_BIT | Format::DBM_BIT);
         let (mut all, mut touched) = (Changed::default(), Stale::NONE);
         let mut protect = |(ipa, size): (Ipa, u64)| {
             let end = self.check_range(ipa, size)?;
             touched.add(ipa, size, None);
-            let Changed { leaves, bytes } = self.rewrite(ipa.get(), end, rewrite, Flush::None, true)?.changed;
+            let Changed { leaves, bytes } = self.rewrite(ipa.get(), end, rewrite(), Flush::None, true)?.changed;
             all.leaves += leaves;
             all.bytes += bytes;
             Ok(())
@@ -277,9 +150,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Errors of the range.
     pub fn test_young(&self, ipa: Ipa, size: u64) -> Result<bool, Error> {
         let end = self.check_range(ipa, size)?;
-        Ok(self
-            .rewrite(ipa.get(), end, |_: &Format, pte: Pte| pte, Flush::None, true)?
-            .young)
+        Ok(self.rewrite(ipa.get(), end, Clear(0), Flush::None, true)?.young)
     }
 
     /// Clears the access flag of every leaf that the range touches, whole leaves, and says whether any had it.
@@ -293,121 +164,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     pub fn test_and_clear_young(&self, ipa: Ipa, size: u64, flush: bool) -> Result<bool, Error> {
         let end = self.check_range(ipa, size)?;
         let flush = if flush { Flush::Broadcast } else { Flush::None };
-        let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() & !Format::AF_BIT);
+        let rewrite = Clear(Format::AF_BIT);
         Ok(self.rewrite(ipa.get(), end, rewrite, flush, true)?.young)
-    }
-
-    /// A rewrite on behalf of a fault. With KVM's semantics it waits for nobody and stops at the first entry that is no
-    /// leaf, and this core forgets what made it fault.
-    #[inline]
-    fn rewrite_fault<W: Rewrite>(
-        &self,
-        start: u64,
-        end: u64,
-        rewrite: W,
-        flush: Flush,
-        whole_leaves: bool,
-    ) -> Result<Outcome, Error> {
-        if flush == Flush::Local
-            && end - start == self.core.config.geometry.size(Level::L3)
-            && let Some(changed) = self.rewrite_page(Ipa::new(start), &rewrite)
-        {
-            return Ok(Outcome { changed, young: false });
-        }
-        if !self.kvm() {
-            return self.rewrite_as(start, end, rewrite, flush, whole_leaves, false);
-        }
-        let done = self.impatient().rewrite_as(start, end, rewrite, flush, true, true);
-        if let (Flush::Local, Err(Error::Again { ipa, .. })) = (flush, &done) {
-            self.invalidate_refusal(*ipa);
-        }
-        done
-    }
-
-    /// Walks the range with one rewrite and issues the TLBI that it needs. With KVM's semantics leaves change whole.
-    #[inline]
-    fn rewrite<W: Rewrite>(
-        &self,
-        start: u64,
-        end: u64,
-        rewrite: W,
-        flush: Flush,
-        whole_leaves: bool,
-    ) -> Result<Outcome, Error> {
-        self.rewrite_as(start, end, rewrite, flush, whole_leaves || self.kvm(), false)
-    }
-
-    #[inline]
-    fn rewrite_as<W: Rewrite>(
-        &self,
-        start: u64,
-        end: u64,
-        rewrite: W,
-        flush: Flush,
-        whole_leaves: bool,
-        faulting: bool,
-    ) -> Result<Outcome, Error> {
-        let mut reserve = Reserve::new(&self.core.memory, self.frames);
-        if !whole_leaves {
-            let format = &self.core.format;
-            let piece = Rewritten {
-                format,
-                rewrite: &rewrite,
-            };
-            let changes = |pte: Pte| pte.is_valid() && rewrite.rewrite(format, pte) != pte;
-            self.reserve_for_edges(&mut reserve, start, end, &piece, changes)?;
-        }
-        let mut visitor = Attributes {
-            rewrite,
-            reserve,
-            whole_leaves,
-            flush,
-            faulting,
-            stale: Stale::NONE,
-            changed: Changed::default(),
-            young: false,
-        };
-        if flush == Flush::Broadcast {
-            self.narrowing();
-        }
-        let walked = self.walk(start, end, &mut visitor);
-        match flush {
-            Flush::Broadcast => {
-                self.invalidate(visitor.stale);
-                self.narrowed();
-            }
-            Flush::Local => self.invalidate_local(visitor.stale),
-            Flush::None => {}
-        }
-        walked?;
-        Ok(Outcome {
-            changed: visitor.changed,
-            young: visitor.young,
-        })
-    }
-
-    /// The fault path's common case: a page gets a right. `None`: it is not that simple, the visitor deals with it.
-    #[inline]
-    fn rewrite_page<W: Rewrite>(&self, ipa: Ipa, rewrite: &W) -> Option<Changed> {
-        let guard = self.access.pin();
-        let (table, index, pte) = self.descend(&guard, ipa);
-        if !table.level.is_last() || !pte.is_valid() {
-            return None;
-        }
-        let size = self.core.config.geometry.size(table.level);
-        let new = rewrite.rewrite(&self.core.format, pte);
-        if new != pte {
-            self.prepare_output(table.level, pte, new);
-            self.change(table, index, pte, new).ok()?;
-        }
-        // Also where a peer was faster: this core's refusal is still cached.
-        let mut stale = Stale::NONE;
-        stale.add(ipa, size, Some(table.level));
-        self.invalidate_local(stale);
-        Some(Changed {
-            leaves: u64::from(new != pte),
-            bytes: size,
-        })
     }
 
     /// The descriptor bits of `prot`, if this format has them.
@@ -459,9 +217,4 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         }
         Ok(changed)
     }
-}
-
-struct Outcome {
-    changed: Changed,
-    young: bool,
 }

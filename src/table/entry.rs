@@ -33,8 +33,9 @@ use super::View;
 use super::reclaim::Access;
 use super::tlb::{Event, Tlb};
 use crate::arch::{Level, Pa, Pte};
-use crate::memory::TableMemory;
+use crate::memory::{TableMemory, Tables};
 use crate::sync::{AtomicU64, Backoff, Ordering};
+use core::ops::Range;
 
 /// One table of the tree, reached by a walk: as many entries as its level has, root frames side by side.
 ///
@@ -53,7 +54,6 @@ pub(crate) struct Table<'g> {
 #[derive(Clone, Copy)]
 pub(crate) struct Seen {
     pa: Pa,
-    level: Level,
     #[cfg(any(debug_assertions, loom, shuttle))]
     generation: u32,
 }
@@ -64,7 +64,6 @@ impl Table<'_> {
     pub(crate) fn seen(&self) -> Seen {
         Seen {
             pa: self.pa,
-            level: self.level,
             #[cfg(any(debug_assertions, loom, shuttle))]
             generation: self.generation,
         }
@@ -83,7 +82,7 @@ impl Table<'_> {
     }
 }
 
-impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
     /// The root, all of its concatenated frames as one table, for as long as `_guard` is held.
     #[inline(always)]
     pub(crate) fn root_table<'g>(&'g self, _guard: &'g A::Guard) -> Table<'g> {
@@ -99,24 +98,30 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// The table that the TABLE entry `pte`, read in `parent`, points to.
     #[inline(always)]
     pub(crate) fn child<'g>(&'g self, parent: Table<'g>, pte: Pte) -> Table<'g> {
-        let pa = self.core.format.next_table(pte);
+        self.table_behind(self.tables, parent, self.core.format.next_table(pte))
+    }
+
+    /// The same for a walk that has decoded the entry and holds the tables by value.
+    #[inline(always)]
+    pub(crate) fn table_behind<'g>(&'g self, tables: M::Tables<'t>, parent: Table<'g>, pa: Pa) -> Table<'g> {
         Table {
-            entries: self.core.memory.table(pa),
+            entries: tables.find(pa),
             pa,
-            // A TABLE entry exists at levels above the last one only, so there always is a deeper level.
-            level: parent.level.deeper().unwrap_or(Level::L3),
+            // A TABLE entry exists at levels above the last one only.
+            level: parent.level.below(),
             #[cfg(any(debug_assertions, loom, shuttle))]
             generation: self.core.memory.generation(pa),
         }
     }
 
-    /// A table that was seen under `_guard`, which has not been repinned since: R8 has kept its frame.
+    /// A table with entries at `level`, not the root, that was seen under `_guard`, which has not been repinned since: R8
+    /// has kept its frame.
     #[inline(always)]
-    pub(crate) fn table_again<'g>(&'g self, _guard: &'g A::Guard, seen: Seen) -> Table<'g> {
+    pub(crate) fn table_again<'g>(&'g self, _guard: &'g A::Guard, seen: Seen, level: Level) -> Table<'g> {
         Table {
-            entries: self.core.memory.table(seen.pa),
+            entries: self.tables.find(seen.pa),
             pa: seen.pa,
-            level: seen.level,
+            level,
             #[cfg(any(debug_assertions, loom, shuttle))]
             generation: seen.generation,
         }
@@ -128,7 +133,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             return self.root_table(guard);
         }
         Table {
-            entries: self.core.memory.table(pa),
+            entries: self.tables.find(pa),
             pa,
             level,
             #[cfg(any(debug_assertions, loom, shuttle))]
@@ -232,6 +237,44 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// break and make.
     pub(crate) fn overwrite(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
         self.swap(table, index, old, new, Ordering::Release)
+    }
+
+    /// Entries of one table as plain words, for who is alone in it: loops over them can be vectorised.
+    ///
+    /// # Panics
+    /// With shared access.
+    #[cfg(not(any(loom, shuttle)))]
+    #[inline]
+    pub(crate) fn alone_with<R>(
+        &self,
+        table: Table<'_>,
+        indices: Range<usize>,
+        work: impl FnOnce(&mut [u64]) -> R,
+    ) -> R {
+        assert!(!A::SHARED, "plain access beside others");
+        self.check_alive(table);
+        let entries = &table.entries[indices];
+        // SAFETY: an exclusive view comes from a `&mut Stage2`, so no other view of the table exists: nobody loads or
+        // stores these entries while `work` runs, which cannot reach them otherwise. AtomicU64 has the layout of u64.
+        work(unsafe { core::slice::from_raw_parts_mut(entries.as_ptr().cast_mut().cast::<u64>(), entries.len()) })
+    }
+
+    /// The same where the words are a model's: copied out and stored back.
+    #[cfg(any(loom, shuttle))]
+    pub(crate) fn alone_with<R>(
+        &self,
+        table: Table<'_>,
+        indices: Range<usize>,
+        work: impl FnOnce(&mut [u64]) -> R,
+    ) -> R {
+        assert!(!A::SHARED, "plain access beside others");
+        let entries = &table.entries[indices];
+        let mut words: alloc::vec::Vec<u64> = entries.iter().map(|entry| entry.load(Ordering::Relaxed)).collect();
+        let result = work(&mut words);
+        for (entry, word) in entries.iter().zip(words) {
+            entry.store(word, Ordering::Relaxed);
+        }
+        result
     }
 
     /// R6: ends the life of an entry whose table is being unlinked, and yields its last value.

@@ -11,7 +11,7 @@ use super::tlb::Tlb;
 use super::unlink::{Making, Unlink};
 use super::walk::{At, Step, Visitor};
 use super::wanted::{Leaves, Rights, Wanted};
-use super::way::{FromRoot, Way};
+use super::way::{ByAccess, Way};
 use crate::arch::{Attrs, EntryKind, Format, Ipa, Level, Pa, Pte};
 use crate::memory::TableMemory;
 use core::borrow::Borrow;
@@ -475,7 +475,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Then [`Error::OutOfFrames`] may come part way (never under [`Existing::Error`]); doing the same again completes it.
     #[inline]
     pub fn map(&self, ipa: Ipa, size: u64, pa: Pa, attrs: &Attrs, options: MapOptions) -> Result<Mapped, Error> {
-        if self.map_leaf(|| self.access.pin(), &FromRoot, (ipa, size, pa), attrs, &options) {
+        if self.map_leaf(|| self.access.pin(), &ByAccess, (ipa, size, pa), attrs, &options) {
             return Ok(Mapped { bytes: size, kept: 0 });
         }
         self.map_range(ipa, size, pa, attrs, options)

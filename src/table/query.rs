@@ -6,7 +6,7 @@ use super::error::Error;
 use super::reclaim::Access;
 use super::tlb::Tlb;
 use super::walk::{At, Step, Visitor};
-use super::way::{FromRoot, Way};
+use super::way::{ByAccess, Way};
 use crate::arch::{
     AccessKind, El, Fault, FaultKind, Format, HardwareUpdate, Ipa, Level, Mapping, Pa, Pte, Translation,
 };
@@ -77,7 +77,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         loop {
             backoff.wait();
             self.access.repin(&mut guard);
-            let (table, _, pte) = self.descend(&guard, ipa);
+            let (table, _, pte) = self.descend(&guard, ipa, Level::L3);
             if !pte.is_frozen() {
                 return (pte, table.level);
             }
@@ -90,7 +90,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// [`Error::Address`] beyond the IPA space.
     #[inline]
     pub fn lookup(&self, ipa: Ipa) -> Result<Lookup, Error> {
-        self.lookup_by(|| self.access.pin(), &FromRoot, ipa)
+        self.lookup_by(|| self.access.pin(), &ByAccess, ipa)
     }
 
     /// [`lookup`](Self::lookup), inside the table already or not, and from where it is known.
@@ -129,7 +129,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// The [`Fault`] that the guest's access takes. An IPA beyond the IPA space is a translation fault at level 0.
     #[inline]
     pub fn translate(&self, ipa: Ipa, access: AccessKind) -> Result<Translation, Fault> {
-        self.translate_by(|| self.access.pin(), &FromRoot, ipa, access)
+        self.translate_by(|| self.access.pin(), &ByAccess, ipa, access)
     }
 
     /// [`translate`](Self::translate), inside the table already or not, and from where it is known.
@@ -190,7 +190,9 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let end = self.core.config.geometry.ipa_limit();
         self.walk(0, end, &mut EachEntry::<_, true>(each))
     }
+}
 
+impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
     /// The leaves that the range touches, whole, in ascending order.
     ///
     /// `ipa` and `size` (bytes) are multiples of the page size. Beside writers the iterator is weakly consistent: every
@@ -199,7 +201,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// Errors of the range.
-    pub fn leaves(&self, ipa: Ipa, size: u64) -> Result<Leaves<'_, '_, M, T, A>, Error>
+    pub fn leaves(&self, ipa: Ipa, size: u64) -> Result<Leaves<'_, 't, M, T, A>, Error>
     where
         A: Sized,
     {
@@ -248,7 +250,7 @@ impl<M: TableMemory, T: Tlb, A: Access> Leaves<'_, '_, M, T, A> {
         let geometry = &self.view.core.config.geometry;
         let (pte, level) = self
             .view
-            .end_of_walk(self.view.access.pin(), &FromRoot, Ipa::new(self.cursor));
+            .end_of_walk(self.view.access.pin(), &ByAccess, Ipa::new(self.cursor));
         let span = if level.is_last() { Level::L2 } else { level };
         let size = if geometry.start_level().is_last() {
             geometry.size(Level::L3)

@@ -47,7 +47,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         self.check_range(ipa.align_down(page), page)?;
         loop {
             let guard = self.access.pin();
-            let (table, index, found) = self.descend_to(&guard, ipa, level);
+            let (table, index, found) = self.descend(&guard, ipa, level);
             if table.level != level {
                 return Err(Error::NotMapped {
                     ipa,

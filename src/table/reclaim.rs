@@ -17,6 +17,8 @@ use crate::memory::{Frame, TableMemory};
 use crate::sync::{Arc, Backoff, Ordering};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::cell::Cell;
+use core::marker::PhantomData;
 
 pub(crate) use imp::Collector;
 pub use imp::Local;
@@ -61,9 +63,15 @@ pub struct Unlinked {
     pub(crate) frames: usize,
 }
 
-/// Exclusive access: plain stores, frames freed at once.
+/// Exclusive access: plain stores, frames freed at once. `Send`, and not `Sync`: the one who is alone is one thread.
 #[derive(Clone)]
-pub struct Alone;
+pub struct Alone(PhantomData<Cell<()>>);
+
+impl Alone {
+    pub(crate) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
 
 impl Access for Alone {
     const SHARED: bool = false;
@@ -76,6 +84,9 @@ impl Access for Alone {
     fn repin(&self, (): &mut ()) {}
 
     fn retire<M: TableMemory, T: Tlb>(&self, (): &(), core: &Arc<Core<M, T>>, unlinked: Unlinked) {
+        // Relaxed, and no exchange: for views of this thread, which is alone.
+        let freed = core.freed.load(Ordering::Relaxed);
+        core.freed.store(freed.wrapping_add(1), Ordering::Relaxed);
         free_subtree(core, unlinked.pa, unlinked.level);
     }
 

@@ -1,9 +1,11 @@
 //! The table as its owner holds it, and the two ways into it.
 
+use super::descend::is_plain;
 use super::error::Error;
 use super::reclaim::{Access, Alone, Collector, Local, drain, free_subtree};
 use super::semantics::Semantics;
 use super::tlb::{Event, Null, Tlb};
+use super::way::Trail;
 use crate::arch::{Format, FormatOptions, Geometry, Ipa, Pa, Pte, Vtcr, VtcrOptions, Vttbr};
 use crate::memory::TableMemory;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Ordering};
@@ -72,12 +74,16 @@ impl Config {
 pub struct Core<M: TableMemory, T: Tlb> {
     pub(crate) config: Config,
     pub(crate) format: Format,
+    /// Walked with constants, see `descend.rs`.
+    pub(crate) plain: bool,
     pub(crate) memory: M,
     pub(crate) tlb: T,
     pub(crate) root: Pa,
     pub(crate) vttbr: Vttbr,
     /// Frames retired and not yet free.
     pub(crate) pending: AtomicUsize,
+    /// Subtrees that exclusive access has freed.
+    pub(crate) freed: AtomicUsize,
     /// Operations that have taken rights away in place and whose TLBI may still be under way.
     pub(crate) narrowing: AtomicUsize,
 }
@@ -139,7 +145,11 @@ pub struct View<'t, M: TableMemory, T: Tlb, A: Access> {
     pub(crate) core: &'t Core<M, T>,
     /// The entries of the root, all of its frames side by side.
     pub(crate) root: &'t [AtomicU64],
+    /// Where the other tables are.
+    pub(crate) tables: M::Tables<'t>,
     pub(crate) access: A,
+    /// Tables that exclusive access has seen.
+    pub(crate) trail: Trail,
     /// Whether a LOCKED entry is waited for, or answered with [`Error::Again`].
     pub(crate) wait: bool,
     /// How many table frames one call may take.
@@ -193,11 +203,13 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
         let core = Core {
             config,
             format,
+            plain: is_plain(geometry, &format),
             memory,
             tlb,
             root,
             vttbr,
             pending: AtomicUsize::new(0),
+            freed: AtomicUsize::new(0),
             narrowing: AtomicUsize::new(0),
         };
         Ok(Self {
@@ -273,7 +285,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
 
     /// Exclusive access.
     pub fn exclusive(&mut self) -> Exclusive<'_, M, T> {
-        View::new(&self.core, Alone)
+        View::new(&self.core, Alone::new())
     }
 }
 
@@ -294,7 +306,9 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
             owner,
             core,
             root: core.memory.root(core.root, core.config.geometry.root_frames()),
+            tables: core.memory.tables(),
             access,
+            trail: Trail::default(),
             wait: true,
             frames: usize::MAX,
         }
@@ -306,7 +320,9 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
             owner: self.owner,
             core: self.core,
             root: self.root,
+            tables: self.tables,
             access: self.access.clone(),
+            trail: Trail::default(),
             wait: self.wait,
             frames: self.frames,
         }

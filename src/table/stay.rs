@@ -6,7 +6,7 @@ use super::map::{MapOptions, Mapped};
 use super::query::Lookup;
 use super::reclaim::Access;
 use super::tlb::Tlb;
-use super::way::FromLast;
+use super::way::Trail;
 use crate::arch::{AccessKind, Attrs, Fault, Ipa, Pa, Translation};
 use crate::memory::TableMemory;
 use core::ops::Deref;
@@ -18,7 +18,7 @@ use core::ops::Deref;
 pub struct Stay<'v, 't, M: TableMemory, T: Tlb, A: Access> {
     view: &'v View<'t, M, T, A>,
     guard: A::Guard,
-    last: FromLast,
+    trail: Trail,
 }
 
 impl<'t, M: TableMemory, T: Tlb, A: Access> Deref for Stay<'_, 't, M, T, A> {
@@ -32,7 +32,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> Deref for Stay<'_, 't, M, T, A> {
 impl<M: TableMemory, T: Tlb, A: Access> Stay<'_, '_, M, T, A> {
     /// Leaves and enters again, so that frames retired meanwhile can be freed. Call it every few hundred operations.
     pub fn repin(&mut self) {
-        self.last.forget();
+        self.trail.forget();
         self.view.access.repin(&mut self.guard);
     }
 
@@ -44,7 +44,7 @@ impl<M: TableMemory, T: Tlb, A: Access> Stay<'_, '_, M, T, A> {
     pub fn map(&self, ipa: Ipa, size: u64, pa: Pa, attrs: &Attrs, options: MapOptions) -> Result<Mapped, Error> {
         if self
             .view
-            .map_leaf(|| &self.guard, &self.last, (ipa, size, pa), attrs, &options)
+            .map_leaf(|| &self.guard, &self.trail, (ipa, size, pa), attrs, &options)
         {
             return Ok(Mapped { bytes: size, kept: 0 });
         }
@@ -57,7 +57,7 @@ impl<M: TableMemory, T: Tlb, A: Access> Stay<'_, '_, M, T, A> {
     /// As [`View::lookup`].
     #[inline]
     pub fn lookup(&self, ipa: Ipa) -> Result<Lookup, Error> {
-        self.view.lookup_by(|| &self.guard, &self.last, ipa)
+        self.view.lookup_by(|| &self.guard, &self.trail, ipa)
     }
 
     /// As [`View::translate`].
@@ -66,7 +66,7 @@ impl<M: TableMemory, T: Tlb, A: Access> Stay<'_, '_, M, T, A> {
     /// As [`View::translate`].
     #[inline]
     pub fn translate(&self, ipa: Ipa, access: AccessKind) -> Result<Translation, Fault> {
-        self.view.translate_by(|| &self.guard, &self.last, ipa, access)
+        self.view.translate_by(|| &self.guard, &self.trail, ipa, access)
     }
 }
 
@@ -99,7 +99,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
         Stay {
             view: self,
             guard: self.access.pin(),
-            last: FromLast::default(),
+            trail: Trail::default(),
         }
     }
 }

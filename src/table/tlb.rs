@@ -62,6 +62,12 @@ pub trait Tlb: Send + Sync {
 
     /// Takes one step.
     fn event(&self, event: Event);
+
+    /// Whether it looks at [`Event::Store`] at all. If not, exclusive access changes whole tables in one go and tells of
+    /// the TLBIs and barriers alone, as hardware needs it. Asked at any time; by default what `ACTIVE` says.
+    fn watches(&self) -> bool {
+        Self::ACTIVE
+    }
 }
 
 /// The sink that does nothing and costs nothing.
@@ -78,6 +84,10 @@ impl Tlb for Null {
 impl<T: Tlb> Tlb for &T {
     const ACTIVE: bool = T::ACTIVE;
 
+    fn watches(&self) -> bool {
+        (**self).watches()
+    }
+
     #[inline(always)]
     fn event(&self, event: Event) {
         (**self).event(event);
@@ -86,6 +96,10 @@ impl<T: Tlb> Tlb for &T {
 
 impl<T: Tlb> Tlb for Arc<T> {
     const ACTIVE: bool = T::ACTIVE;
+
+    fn watches(&self) -> bool {
+        (**self).watches()
+    }
 
     #[inline(always)]
     fn event(&self, event: Event) {
@@ -96,6 +110,10 @@ impl<T: Tlb> Tlb for Arc<T> {
 /// Both sinks see every step, the first one first.
 impl<A: Tlb, B: Tlb> Tlb for (A, B) {
     const ACTIVE: bool = A::ACTIVE || B::ACTIVE;
+
+    fn watches(&self) -> bool {
+        self.0.watches() || self.1.watches()
+    }
 
     #[inline(always)]
     fn event(&self, event: Event) {

@@ -14,6 +14,7 @@ use super::tlb::Tlb;
 use crate::arch::{Ipa, Level, Pte};
 use crate::memory::TableMemory;
 use crate::sync::Backoff;
+use core::ops::Range;
 
 /// The entry being visited, and the part of the range that it covers.
 #[derive(Clone, Copy)]
@@ -29,7 +30,20 @@ pub(crate) struct At<'g> {
     pub(crate) hi: u64,
 }
 
-impl At<'_> {
+impl<'g> At<'g> {
+    /// A page, which a range cannot cover in part.
+    #[inline(always)]
+    pub(crate) fn page(table: Table<'g>, index: usize, base: u64, size: u64) -> Self {
+        Self {
+            table,
+            index,
+            base,
+            size,
+            lo: base,
+            hi: base + size,
+        }
+    }
+
     /// The range covers all that the entry translates.
     #[inline]
     pub(crate) fn whole(&self) -> bool {
@@ -86,6 +100,13 @@ pub(crate) trait Visitor<M: TableMemory, T: Tlb, A: Access> {
         at: At<'g>,
         pte: Pte,
     ) -> Result<Step, Error>;
+
+    /// Deals with entries of a table of pages at once: those with these indices, of which the first translates `base`, as
+    /// far as it can. Returns how many are done; the rest is visited one by one.
+    #[inline(always)]
+    fn run<'g>(&mut self, _view: &'g View<'_, M, T, A>, _table: Table<'g>, _: Range<usize>, _base: u64) -> usize {
+        0
+    }
 
     /// What a LOCKED entry is to a walk that does not wait: true ends it with `Again`, as on a fault; false passes over the
     /// entry, as KVM's other walks do.
@@ -147,32 +168,6 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 }
             }
             self.access.repin(&mut guard);
-        }
-    }
-
-    /// The entry at which the walk for `ipa` ends, as it is at this moment: a load a level and nothing else.
-    #[inline(always)]
-    pub(crate) fn descend<'g>(&'g self, guard: &'g A::Guard, ipa: Ipa) -> (Table<'g>, usize, Pte) {
-        self.descend_to(guard, ipa, Level::L3)
-    }
-
-    /// The entry at `last`, or above if the walk ends there.
-    #[inline(always)]
-    pub(crate) fn descend_to<'g>(&'g self, guard: &'g A::Guard, ipa: Ipa, last: Level) -> (Table<'g>, usize, Pte) {
-        let geometry = &self.core.config.geometry;
-        let mut table = self.root_table(guard);
-        let mut index = geometry.index(ipa, table.level);
-        // Below the root every level resolves as many bits, so nothing is looked up on the way.
-        let (mut shift, stride) = (geometry.shift(table.level), geometry.stride());
-        let mask = (1 << stride) - 1;
-        loop {
-            let pte = self.load(table, index);
-            if table.level >= last || !pte.is_table(table.level) {
-                return (table, index, pte);
-            }
-            table = self.child(table, pte);
-            shift -= stride;
-            index = (ipa.get() >> (shift & 63)) as usize & mask;
         }
     }
 
@@ -243,6 +238,13 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let origin = base.wrapping_sub((index as u64) << geometry.shift(level));
         let mut batch = Batch::new();
         let mut backoff = Backoff::new();
+        if level.is_last() {
+            let last = index + ((end - ipa) >> geometry.shift(level)) as usize;
+            let done = visitor.run(self, table, index..last, base);
+            index += done;
+            base += (done as u64) << geometry.shift(level);
+            ipa = base;
+        }
         while ipa < end {
             let pte = self.load(table, index);
             let at = At {

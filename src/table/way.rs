@@ -1,13 +1,14 @@
-//! Where the walk for one address begins: at the root, or at the table in which the last one ended.
+//! Where the walk for one address begins: at the root, or at the tables in which the last one ended.
 //!
 //! Neighbours are asked for one after the other: a guest touches its pages in order, a bitmap is harvested from front
-//! to back. As long as a thread [stays](super::Stay) in the table, the leaf table that it saw last cannot be freed, so
-//! the next address behind the same table costs one load instead of one a level.
+//! to back. Who remembers the leaf table that he saw last, and the table above it, needs one load for a neighbour and
+//! two for an address that is near, instead of one a level.
 //!
-//! It stays right, too. A walk that begins there is in no other place than one that came down from the root a moment
-//! earlier and was held up: if the table was unlinked meanwhile, its entries are FROZEN (R6), which is seen by every
-//! load, and the walk begins again at the root. Exclusive access freezes nothing and frees at once, so it remembers
-//! nothing.
+//! It stays right under these rules. Beside others only who [stays](super::Stay) in the table may remember, until he
+//! repins: so long the frames are not freed. A walk that begins there is in no other place than one that came down from
+//! the root a moment earlier and was held up: if the table was unlinked meanwhile, its entries are FROZEN (R6), which
+//! every load shows, and the walk begins again at the root. Exclusive access freezes nothing and frees at once; but
+//! then all that is freed is freed by the same view or one made of it, which is counted.
 
 use super::View;
 use super::entry::{Seen, Table};
@@ -15,11 +16,12 @@ use super::reclaim::Access;
 use super::tlb::Tlb;
 use crate::arch::{Ipa, Level, Pte};
 use crate::memory::TableMemory;
+use crate::sync::Ordering;
 use core::cell::Cell;
 
 /// How the entry at which the walk for an address ends is found.
 pub(crate) trait Way {
-    /// The entry at `last` for `ipa`, or above if the walk ends there, as it is at this moment.
+    /// The entry at which the walk for `ipa` ends, at `last` or above, as it is at this moment.
     fn find<'g, M: TableMemory, T: Tlb, A: Access>(
         &self,
         view: &'g View<'_, M, T, A>,
@@ -29,10 +31,10 @@ pub(crate) trait Way {
     ) -> (Table<'g>, usize, Pte);
 }
 
-/// From the root, always.
-pub(crate) struct FromRoot;
+/// For a single call: from the root beside others, by the view's own trail alone.
+pub(crate) struct ByAccess;
 
-impl Way for FromRoot {
+impl Way for ByAccess {
     #[inline(always)]
     fn find<'g, M: TableMemory, T: Tlb, A: Access>(
         &self,
@@ -41,23 +43,47 @@ impl Way for FromRoot {
         ipa: Ipa,
         last: Level,
     ) -> (Table<'g>, usize, Pte) {
-        view.descend_to(guard, ipa, last)
+        if A::SHARED {
+            view.descend(guard, ipa, last)
+        } else {
+            view.trail.find(view, guard, ipa, last)
+        }
     }
 }
 
-/// From the leaf table that was seen last, if the address lies behind it. To be forgotten when the guard is repinned.
+/// A table that was seen, and the addresses behind it: those with these upper bits.
+type Mark = Cell<Option<(u64, Seen)>>;
+
+/// The last leaf table and the last table above one.
 #[derive(Default)]
-pub(crate) struct FromLast(Cell<Option<(u64, Seen)>>);
-
-impl FromLast {
-    pub(crate) fn forget(&self) {
-        self.0.set(None);
-    }
+pub(crate) struct Trail {
+    leaf: Mark,
+    above: Mark,
+    /// Subtrees freed by exclusive access when the marks were set.
+    freed: Cell<usize>,
 }
 
-impl Way for FromLast {
+impl Trail {
+    pub(crate) fn forget(&self) {
+        self.leaf.set(None);
+        self.above.set(None);
+    }
+
+    /// Forgets what may have been freed.
     #[inline(always)]
-    fn find<'g, M: TableMemory, T: Tlb, A: Access>(
+    fn refresh<M: TableMemory, T: Tlb, A: Access>(&self, view: &View<'_, M, T, A>) {
+        if !A::SHARED {
+            // Relaxed: written by this thread.
+            let freed = view.core.freed.load(Ordering::Relaxed);
+            if freed != self.freed.replace(freed) {
+                self.forget();
+            }
+        }
+    }
+
+    /// Not behind the last leaf table.
+    #[inline(always)]
+    fn find_near<'g, M: TableMemory, T: Tlb, A: Access>(
         &self,
         view: &'g View<'_, M, T, A>,
         guard: &'g A::Guard,
@@ -65,22 +91,58 @@ impl Way for FromLast {
         last: Level,
     ) -> (Table<'g>, usize, Pte) {
         let geometry = &view.core.config.geometry;
-        let span = ipa.get() >> (geometry.shift(Level::L2) & 63);
-        if let Some((of, seen)) = self.0.get()
+        let span = ipa.get() >> (geometry.shift(Level::L1) & 63);
+        let mut above = None;
+        // The root may be at that level itself, and is at hand anyway.
+        if let Some((of, seen)) = self.above.get()
             && of == span
+            && last >= Level::L2
+        {
+            let table = view.table_again(guard, seen, Level::L2);
+            let index = geometry.index(ipa, Level::L2);
+            let entry = view.load(table, index);
+            above = (!entry.is_frozen()).then_some((table, index, entry));
+        }
+        let (table, index, entry) = above.unwrap_or_else(|| {
+            let end = view.descend(guard, ipa, last.min(Level::L2));
+            if end.0.level == Level::L2 && geometry.start_level() != Level::L2 {
+                self.above.set(Some((span, end.0.seen())));
+            }
+            end
+        });
+        if last <= Level::L2 || table.level != Level::L2 || !entry.is_table_above_pages() {
+            return (table, index, entry);
+        }
+        let table = view.child(table, entry);
+        let index = geometry.index(ipa, Level::L3);
+        self.leaf
+            .set(Some((ipa.get() >> (geometry.shift(Level::L2) & 63), table.seen())));
+        (table, index, view.load(table, index))
+    }
+}
+
+impl Way for Trail {
+    #[inline(always)]
+    fn find<'g, M: TableMemory, T: Tlb, A: Access>(
+        &self,
+        view: &'g View<'_, M, T, A>,
+        guard: &'g A::Guard,
+        ipa: Ipa,
+        last: Level,
+    ) -> (Table<'g>, usize, Pte) {
+        self.refresh(view);
+        let geometry = &view.core.config.geometry;
+        if let Some((of, seen)) = self.leaf.get()
+            && of == ipa.get() >> (geometry.shift(Level::L2) & 63)
             && last.is_last()
         {
-            let table = view.table_again(guard, seen);
+            let table = view.table_again(guard, seen, Level::L3);
             let index = geometry.index(ipa, Level::L3);
             let pte = view.load(table, index);
             if !pte.is_frozen() {
                 return (table, index, pte);
             }
         }
-        let end = view.descend_to(guard, ipa, last);
-        if A::SHARED && end.0.level.is_last() {
-            self.0.set(Some((span, end.0.seen())));
-        }
-        end
+        self.find_near(view, guard, ipa, last)
     }
 }

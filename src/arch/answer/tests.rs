@@ -1,4 +1,5 @@
 use super::*;
+use crate::arch::Attrs;
 use crate::arch::{FormatOptions, Geometry, GeometryOptions};
 
 fn format(xnx: bool) -> Format {

@@ -69,6 +69,12 @@ impl Pool {
 }
 
 impl TableMemory for Pool {
+    type Tables<'m> = &'m Self;
+
+    fn tables(&self) -> &Self {
+        self
+    }
+
     fn reserve(&self, frames: usize) -> Result<(), OutOfFrames> {
         self.claimed
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |claimed| {

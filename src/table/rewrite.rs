@@ -1,0 +1,451 @@
+//! The walk behind the attribute operations: each leaf of a range gets a new value in place (R4), with the TLBI that this
+//! needs.
+
+use super::View;
+use super::attrs::Changed;
+use super::batch::Batch;
+use super::build::{Piece, Reserve};
+use super::entry::Table;
+use super::error::Error;
+use super::maintenance::Stale;
+use super::reclaim::Access;
+use super::tlb::Tlb;
+use super::walk::{At, Step, Visitor};
+use super::way::{ByAccess, Way};
+use crate::arch::{Format, Ipa, Level, Pte};
+use crate::memory::TableMemory;
+use core::ops::Range;
+
+/// The new value of a leaf.
+pub(crate) trait Rewrite {
+    /// Whether it may give rights: one to execute takes cache operations before.
+    const GIVES: bool;
+
+    fn rewrite(&self, format: &Format, pte: Pte) -> Pte;
+
+    /// The bits that it clears, if it does nothing else.
+    fn clears(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// Descriptor bits that are cleared.
+pub(crate) struct Clear(pub(crate) u64);
+
+impl Rewrite for Clear {
+    const GIVES: bool = false;
+
+    #[inline(always)]
+    fn rewrite(&self, _: &Format, pte: Pte) -> Pte {
+        Pte::from_raw(pte.raw() & !self.0)
+    }
+
+    #[inline(always)]
+    fn clears(&self) -> Option<u64> {
+        Some(self.0)
+    }
+}
+
+impl<F: Fn(&Format, Pte) -> Pte> Rewrite for F {
+    const GIVES: bool = true;
+
+    #[inline(always)]
+    fn rewrite(&self, format: &Format, pte: Pte) -> Pte {
+        self(format, pte)
+    }
+}
+
+/// The changed part of a block that is cut.
+struct Rewritten<'a, W> {
+    format: &'a Format,
+    rewrite: &'a W,
+}
+
+impl<W: Rewrite> Piece for Rewritten<'_, W> {
+    #[inline(always)]
+    fn piece(&self, _: Level, _: u64, old: Pte) -> Option<Pte> {
+        Some(self.rewrite.rewrite(self.format, old))
+    }
+
+    fn fits(&self, _: Level, _: u64) -> bool {
+        true
+    }
+}
+
+/// Which TLBI a change of attributes needs before the operation returns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// Rights go: no core may keep them.
+    Broadcast,
+    /// Rights come: the faulting core must not keep its refusal, whoever granted them.
+    Local,
+    /// The caller does not need it.
+    None,
+}
+
+struct Attributes<'m, M: TableMemory, W> {
+    rewrite: W,
+    reserve: Reserve<'m, M>,
+    /// Ageing is about leaves: a block that is covered in part changes as a whole.
+    whole_leaves: bool,
+    flush: Flush,
+    /// A hole ends the walk with `Again`: KVM's fault operations.
+    faulting: bool,
+    stale: Stale,
+    changed: Changed,
+    /// Some visited leaf had its access flag set.
+    young: bool,
+}
+
+impl<M: TableMemory, T: Tlb, A: Access, W: Rewrite> Visitor<M, T, A> for Attributes<'_, M, W> {
+    #[inline]
+    fn entry<'g>(
+        &mut self,
+        view: &'g View<'_, M, T, A>,
+        _: &'g A::Guard,
+        _: &mut Batch<'g>,
+        at: At<'g>,
+        pte: Pte,
+    ) -> Result<Step, Error> {
+        if !pte.is_valid() {
+            if self.faulting {
+                return Err(Error::Again {
+                    ipa: at.ipa(),
+                    level: at.level(),
+                });
+            }
+            return Ok(Step::Next);
+        }
+        if pte.is_table(at.level()) {
+            return Ok(Step::Descend);
+        }
+        let done = if at.whole() || self.whole_leaves {
+            self.leaf(view, &at, pte)
+        } else {
+            self.part(view, at, pte)?
+        };
+        Ok(if done { Step::Next } else { Step::Retry })
+    }
+
+    #[inline]
+    fn run<'g>(&mut self, view: &'g View<'_, M, T, A>, table: Table<'g>, indices: Range<usize>, base: u64) -> usize {
+        // What ends at a hole is for the walk; so is a right that may need cache operations first.
+        if self.faulting {
+            return 0;
+        }
+        if A::SHARED {
+            return self.run_beside_peers(view, table, indices, base);
+        }
+        if T::ACTIVE && (W::GIVES || view.core.tlb.watches()) {
+            return 0;
+        }
+        self.run_alone(view, table, indices, base)
+    }
+
+    fn faulting(&self, view: &View<'_, M, T, A>) -> bool {
+        self.faulting || !view.kvm()
+    }
+}
+
+impl<M: TableMemory, W: Rewrite> Attributes<'_, M, W> {
+    /// Changes a leaf as a whole. False if a peer changed it first.
+    #[inline(always)]
+    fn leaf<T: Tlb, A: Access>(&mut self, view: &View<'_, M, T, A>, at: &At<'_>, pte: Pte) -> bool {
+        let new = self.rewrite.rewrite(&view.core.format, pte);
+        if new == pte {
+            self.unchanged(view, at);
+        } else {
+            view.prepare_output(at.level(), pte, new);
+            if view.change(at.table, at.index, pte, new).is_err() {
+                return false;
+            }
+            self.touched(at);
+            self.changed.leaves += 1;
+        }
+        self.seen(at, pte);
+        true
+    }
+
+    /// Changes the part of a block that the range covers: cuts it. False if a peer changed it first.
+    fn part<T: Tlb, A: Access>(&mut self, view: &View<'_, M, T, A>, at: At<'_>, pte: Pte) -> Result<bool, Error> {
+        let format = &view.core.format;
+        let new = self.rewrite.rewrite(format, pte);
+        if new == pte {
+            self.unchanged(view, &at);
+        } else {
+            let piece = Rewritten {
+                format,
+                rewrite: &self.rewrite,
+            };
+            view.prepare_output(at.level(), pte, new);
+            if !view.cut(&mut self.reserve, at, pte, &piece)? {
+                return Ok(false);
+            }
+            self.changed.leaves += view.pieces(&at);
+        }
+        self.seen(&at, pte);
+        Ok(true)
+    }
+
+    /// A peer was faster. If a right was asked for, this core's refusal is still cached, and would be met again and again;
+    /// if one was to go, the peer's TLBI may still be under way.
+    #[inline(always)]
+    fn unchanged<T: Tlb, A: Access>(&mut self, view: &View<'_, M, T, A>, at: &At<'_>) {
+        if self.flush == Flush::Local || self.flush == Flush::Broadcast && view.narrowed_by_peer(1) {
+            self.touched(at);
+        }
+    }
+
+    #[inline(always)]
+    fn seen(&mut self, at: &At<'_>, pte: Pte) {
+        self.young |= pte.raw() & Format::AF_BIT != 0;
+        self.changed.bytes += at.bytes();
+    }
+
+    /// Pages of one table, up to the first that somebody else holds or has frozen. Returns how many entries are done.
+    fn run_beside_peers<'g, T: Tlb, A: Access>(
+        &mut self,
+        view: &'g View<'_, M, T, A>,
+        table: Table<'g>,
+        indices: Range<usize>,
+        base: u64,
+    ) -> usize {
+        let size = view.core.config.geometry.size(Level::L3);
+        let (mut index, mut lo) = (indices.start, base);
+        while index < indices.end {
+            let pte = view.load(table, index);
+            if pte.is_valid() {
+                let at = At::page(table, index, lo, size);
+                if !self.leaf(view, &at, pte) {
+                    continue;
+                }
+            } else if pte.is_locked() || pte.is_frozen() {
+                break;
+            }
+            index += 1;
+            lo += size;
+        }
+        index - indices.start
+    }
+
+    /// Pages of one table with plain loads and stores, in loops that the compiler can vectorise. All of them or, if one is
+    /// LOCKED (its holder died), none.
+    fn run_alone<'g, T: Tlb, A: Access>(
+        &mut self,
+        view: &'g View<'_, M, T, A>,
+        table: Table<'g>,
+        indices: Range<usize>,
+        base: u64,
+    ) -> usize {
+        let (format, rewrite) = (&view.core.format, &self.rewrite);
+        let size = view.core.config.geometry.size(Level::L3);
+        let Some(run) = view.alone_with(table, indices, |entries| plain_run::<T, W>(format, rewrite, entries)) else {
+            return 0;
+        };
+        if let Some((first, last)) = run.span {
+            let from = Ipa::new(base + first as u64 * size);
+            self.stale.add(from, (last - first + 1) as u64 * size, Some(Level::L3));
+        }
+        self.changed.leaves += run.changed;
+        self.changed.bytes += run.valid * size;
+        self.young |= run.flags & Format::AF_BIT != 0;
+        run.entries
+    }
+
+    /// The leaf at `at` is to be invalidated: all of it, or on this core what faulted.
+    #[inline]
+    fn touched(&mut self, at: &At<'_>) {
+        // From the first faulting byte on; further leaves whole, so that the span reaches into each of them.
+        let (base, bytes) = if self.faulting && self.stale.is_none() {
+            (at.lo, at.bytes())
+        } else {
+            (at.base, at.size)
+        };
+        self.stale.add(Ipa::new(base), bytes, Some(at.level()));
+    }
+}
+
+impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
+    /// A rewrite on behalf of a fault. With KVM's semantics it waits for nobody and stops at the first entry that is no
+    /// leaf, and this core forgets what made it fault.
+    #[inline]
+    pub(crate) fn rewrite_fault<W: Rewrite>(
+        &self,
+        start: u64,
+        end: u64,
+        rewrite: W,
+        flush: Flush,
+        whole_leaves: bool,
+    ) -> Result<Outcome, Error> {
+        if flush == Flush::Local
+            && end - start == self.core.config.geometry.size(Level::L3)
+            && let Some(changed) = self.rewrite_page(Ipa::new(start), &rewrite)
+        {
+            return Ok(Outcome { changed, young: false });
+        }
+        if !self.kvm() {
+            return self.rewrite_as(start, end, rewrite, flush, whole_leaves, false);
+        }
+        let done = self.impatient().rewrite_as(start, end, rewrite, flush, true, true);
+        if let (Flush::Local, Err(Error::Again { ipa, .. })) = (flush, &done) {
+            self.invalidate_refusal(*ipa);
+        }
+        done
+    }
+
+    /// Walks the range with one rewrite and issues the TLBI that it needs. With KVM's semantics leaves change whole.
+    #[inline]
+    pub(crate) fn rewrite<W: Rewrite>(
+        &self,
+        start: u64,
+        end: u64,
+        rewrite: W,
+        flush: Flush,
+        whole_leaves: bool,
+    ) -> Result<Outcome, Error> {
+        self.rewrite_as(start, end, rewrite, flush, whole_leaves || self.kvm(), false)
+    }
+
+    #[inline]
+    fn rewrite_as<W: Rewrite>(
+        &self,
+        start: u64,
+        end: u64,
+        rewrite: W,
+        flush: Flush,
+        whole_leaves: bool,
+        faulting: bool,
+    ) -> Result<Outcome, Error> {
+        let mut reserve = Reserve::new(&self.core.memory, self.frames);
+        if !whole_leaves {
+            let format = &self.core.format;
+            let piece = Rewritten {
+                format,
+                rewrite: &rewrite,
+            };
+            let changes = |pte: Pte| pte.is_valid() && rewrite.rewrite(format, pte) != pte;
+            self.reserve_for_edges(&mut reserve, start, end, &piece, changes)?;
+        }
+        let mut visitor = Attributes {
+            rewrite,
+            reserve,
+            whole_leaves,
+            flush,
+            faulting,
+            stale: Stale::NONE,
+            changed: Changed::default(),
+            young: false,
+        };
+        if flush == Flush::Broadcast {
+            self.narrowing();
+        }
+        let walked = self.walk(start, end, &mut visitor);
+        match flush {
+            Flush::Broadcast => {
+                self.invalidate(visitor.stale);
+                self.narrowed();
+            }
+            Flush::Local => self.invalidate_local(visitor.stale),
+            Flush::None => {}
+        }
+        walked?;
+        Ok(Outcome {
+            changed: visitor.changed,
+            young: visitor.young,
+        })
+    }
+
+    /// The fault path's common case: a page gets a right. `None`: it is not that simple, the visitor deals with it.
+    #[inline]
+    fn rewrite_page<W: Rewrite>(&self, ipa: Ipa, rewrite: &W) -> Option<Changed> {
+        let guard = self.access.pin();
+        let (table, index, pte) = ByAccess.find(self, &guard, ipa, Level::L3);
+        if !table.level.is_last() || !pte.is_valid() {
+            return None;
+        }
+        let size = self.core.config.geometry.size(table.level);
+        let new = rewrite.rewrite(&self.core.format, pte);
+        if new != pte {
+            self.prepare_output(table.level, pte, new);
+            self.change(table, index, pte, new).ok()?;
+        }
+        // Also where a peer was faster: this core's refusal is still cached.
+        let mut stale = Stale::NONE;
+        stale.add(ipa, size, Some(table.level));
+        self.invalidate_local(stale);
+        Some(Changed {
+            leaves: u64::from(new != pte),
+            bytes: size,
+        })
+    }
+}
+
+/// What became of the entries of one table.
+struct Run {
+    entries: usize,
+    valid: u64,
+    changed: u64,
+    /// The first and the last that changed; not looked for where nobody asks.
+    span: Option<(usize, usize)>,
+    /// All bits of the leaves together.
+    flags: u64,
+}
+
+/// Rewrites plain words. `None`, and nothing was done: one of them is LOCKED.
+#[inline]
+fn plain_run<T: Tlb, W: Rewrite>(format: &Format, rewrite: &W, entries: &mut [u64]) -> Option<Run> {
+    let (mut all, mut any) = (u64::MAX, 0);
+    for &raw in entries.iter() {
+        all &= raw;
+        any |= raw;
+    }
+    let full = Pte::from_raw(all).is_valid();
+    if !full && entries.iter().any(|&raw| Pte::from_raw(raw).is_locked()) {
+        return None;
+    }
+    let new = |raw: u64| {
+        let pte = Pte::from_raw(raw);
+        if pte.is_valid() {
+            rewrite.rewrite(format, pte).raw()
+        } else {
+            raw
+        }
+    };
+    let mut run = Run {
+        entries: entries.len(),
+        valid: entries.len() as u64,
+        changed: 0,
+        span: None,
+        flags: any,
+    };
+    if T::ACTIVE {
+        let changes = |&raw: &u64| new(raw) != raw;
+        run.span = entries.iter().position(changes).zip(entries.iter().rposition(changes));
+    }
+    // A full table of leaves alike is the rule, and takes no look at the single entry.
+    match rewrite.clears() {
+        Some(bits) if full && any & bits == 0 => {}
+        Some(bits) if full && all & bits != 0 => {
+            for raw in entries.iter_mut() {
+                *raw &= !bits;
+            }
+            run.changed = run.valid;
+        }
+        _ => {
+            (run.valid, run.flags) = (0, 0);
+            for raw in entries.iter_mut() {
+                let old = core::mem::replace(raw, new(*raw));
+                run.changed += u64::from(*raw != old);
+                run.valid += old & 1;
+                run.flags |= old & (old & 1).wrapping_neg();
+            }
+        }
+    }
+    Some(run)
+}
+
+/// What a walk did, and saw.
+pub(crate) struct Outcome {
+    pub(crate) changed: Changed,
+    pub(crate) young: bool,
+}
