@@ -16,6 +16,7 @@ mod pool;
 mod report;
 mod rows;
 mod table;
+mod text;
 mod threads;
 
 use std::collections::BTreeMap;
@@ -82,7 +83,7 @@ fn main() -> ExitCode {
     }
     keep_heap();
     let document = Runs::new(&arguments, entries).document();
-    let text = document.text().expect("a string takes any text");
+    let text = document.text();
     // Who reads no further has what he wanted.
     if let Err(error) = std::io::stdout().write_all(text.as_bytes())
         && error.kind() != ErrorKind::BrokenPipe

@@ -36,7 +36,7 @@ const fn about(levels: u32, three: (&'static str, &'static str), four: (&'static
     About {
         id,
         title,
-        version: "0.1.0",
+        version: env!("S2PT_VERSION"),
         own: true,
         levels,
         format: "Arm stage 2",
