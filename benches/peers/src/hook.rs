@@ -25,4 +25,9 @@ impl Tlb for Hook {
             }
         }
     }
+
+    /// As hardware: TLBIs and barriers are all that it wants to hear of.
+    fn watches(&self) -> bool {
+        false
+    }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use parking_lot::Mutex;
 use s2pt::arch::Pa;
-use s2pt::memory::{Frame, OutOfFrames, TableMemory};
+use s2pt::memory::{Frame, OutOfFrames, TableMemory, Tables};
 
 const FRAME: usize = 4096;
 /// Frames for tables: two GiB of pages take 1030.
@@ -123,24 +123,50 @@ impl Pool {
         index
     }
 
-    /// The entries of `frames` frames from `address` on.
-    #[inline]
-    fn entries(&self, address: u64, frames: usize) -> &[AtomicU64] {
-        let first = self.base - ROOTS * FRAME;
-        let offset = (address as usize).wrapping_sub(first);
-        // Rotated, low bits that are not zero make the number of the frame a huge one.
+    fn window(&self) -> Window {
+        Window {
+            first: (self.base - ROOTS * FRAME) as u64,
+        }
+    }
+}
+
+/// Where the pool's frames are, roots included: what a walk of s2pt takes along.
+#[derive(Clone, Copy)]
+pub struct Window {
+    first: u64,
+}
+
+impl Window {
+    /// The entries of `frames` frames from the one at `address` on.
+    #[inline(always)]
+    fn entries<'m>(self, address: u64, frames: usize) -> &'m [AtomicU64] {
+        let offset = (address & !(FRAME as u64 - 1)).wrapping_sub(self.first);
         assert!(
-            offset.rotate_right(FRAME.trailing_zeros()) <= FRAMES + ROOTS - frames,
+            offset <= ((FRAMES + ROOTS - frames) * FRAME) as u64,
             "{address:#x} is no frame of the pool"
         );
-        // SAFETY: inside the mapping (checked above), which lives as long as `self`, page-aligned and initialised.
+        // SAFETY: inside the mapping (checked above), which lives as long as the program, page-aligned and initialised.
         // s2pt reaches frames in shared use through these atomics only, and the other libraries' tables live in frames
         // that are out at another time.
-        unsafe { slice::from_raw_parts((first + offset) as *const AtomicU64, frames * FRAME / 8) }
+        unsafe { slice::from_raw_parts((self.first + offset) as *const AtomicU64, frames * FRAME / 8) }
+    }
+}
+
+impl<'m> Tables<'m> for Window {
+    #[inline(always)]
+    fn find(self, pa: Pa) -> &'m [AtomicU64] {
+        self.entries(pa.get(), 1)
     }
 }
 
 impl TableMemory for Pool {
+    type Tables<'m> = Window;
+
+    #[inline]
+    fn tables(&self) -> Window {
+        self.window()
+    }
+
     #[inline]
     fn reserve(&self, frames: usize) -> Result<(), OutOfFrames> {
         let less = |available: usize| available.checked_sub(frames);
@@ -193,7 +219,7 @@ impl TableMemory for Pool {
     }
 
     fn free_root(&self, root: Pa, frames: u32) {
-        for entry in self.entries(root.get(), frames as usize) {
+        for entry in self.window().entries(root.get(), frames as usize) {
             entry.store(0, Ordering::Relaxed);
         }
         let start = ROOTS - (self.base - root.get() as usize) / FRAME;
@@ -202,12 +228,12 @@ impl TableMemory for Pool {
 
     #[inline]
     fn table(&self, pa: Pa) -> &[AtomicU64] {
-        self.entries(pa.get(), 1)
+        self.window().entries(pa.get(), 1)
     }
 
     #[inline]
     fn root(&self, pa: Pa, frames: u32) -> &[AtomicU64] {
-        self.entries(pa.get(), frames as usize)
+        self.window().entries(pa.get(), frames as usize)
     }
 
     #[inline]
