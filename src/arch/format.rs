@@ -89,6 +89,8 @@ impl Format {
     pub const SOFTWARE_MASK: u64 = 0xf << SOFTWARE_SHIFT;
     /// MemAttr.
     pub const MEMATTR_MASK: u64 = 0xf << MEMATTR_SHIFT;
+    /// What hardware and software note in a leaf in place: access flag, dirty management, software bits.
+    pub(crate) const STATE_MASK: u64 = Self::AF_BIT | Self::DBM_BIT | Self::SOFTWARE_MASK;
     /// The address bits of a page or table of 4 KiB without LPA2, each in its own place.
     pub(crate) const PLAIN_4K: u64 = 0x0000_ffff_ffff_f000;
 
@@ -307,6 +309,13 @@ impl Format {
         let execute = PROT_BY_XN >> (2 * xn) & 0b11;
         // S2AP[0] (bit 6) is R, S2AP[1] (bit 7) is W.
         Prot::from_bits_truncate((raw >> 3) as u8 & 8 | (raw >> 5) as u8 & 4 | execute)
+    }
+
+    /// Whether a leaf lets anybody execute.
+    #[inline(always)]
+    pub(crate) const fn may_execute(&self, leaf: Pte) -> bool {
+        // Of XN[1:0], 10 alone forbids it to both exception levels.
+        (leaf.raw() >> XN_SHIFT) as u8 & self.xn_mask != 0b10
     }
 
     /// Memory type of a leaf.

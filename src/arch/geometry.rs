@@ -263,6 +263,12 @@ impl Geometry {
         self.index_masks[level.slot()] as usize + 1
     }
 
+    /// Bytes that all entries of a table at `level` map together.
+    #[inline]
+    pub(crate) const fn span(&self, level: Level) -> u64 {
+        (self.entries(level) as u64) << (self.shift(level) & 63)
+    }
+
     /// Index of the entry for `ipa` in its table at `level`; at the start level it counts through all root frames.
     ///
     /// Bits of `ipa` above the IPA space are ignored.

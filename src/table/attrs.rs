@@ -4,9 +4,9 @@ use super::View;
 use super::error::Error;
 use super::maintenance::Stale;
 use super::reclaim::Access;
-use super::rewrite::{Clear, Flush};
+use super::rewrite::{Clear, Flush, Set};
 use super::tlb::Tlb;
-use crate::arch::{AttrsError, Format, Ipa, MemType, Prot, Pte};
+use crate::arch::{AttrsError, Format, Ipa, Level, MemType, Prot, Pte};
 use crate::memory::TableMemory;
 use core::cell::Cell;
 
@@ -105,7 +105,28 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// As [`protect`](Self::protect).
+    #[inline]
     pub fn relax(&self, ipa: Ipa, size: u64, prot: Prot) -> Result<Changed, Error> {
+        if Prot::RW.contains(prot)
+            && let Some(changed) = self.relax_page(ipa, size, self.core.format.prot_bits(prot))
+        {
+            return Ok(changed);
+        }
+        self.relax_range(ipa, size, prot)
+    }
+
+    /// The common case of a write fault: one page that is mapped.
+    #[inline(always)]
+    fn relax_page(&self, ipa: Ipa, size: u64, bits: u64) -> Option<Changed> {
+        let geometry = &self.core.config.geometry;
+        let page = geometry.size(Level::L3);
+        let one = size == page && ipa.is_aligned(page) && ipa.get() < geometry.ipa_limit();
+        let rights = Set(bits & (Format::READ_BIT | Format::WRITE_BIT));
+        one.then(|| self.rewrite_page(ipa, &rights)).flatten()
+    }
+
+    #[inline(never)]
+    fn relax_range(&self, ipa: Ipa, size: u64, prot: Prot) -> Result<Changed, Error> {
         let end = match self.check_range(ipa, size) {
             Ok(end) => end,
             // KVM looks at the permissions before the range.

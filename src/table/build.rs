@@ -85,9 +85,9 @@ pub(crate) trait Piece {
     /// At level 3 there is always an entry.
     fn piece(&self, level: Level, ipa: u64, old: Pte) -> Option<Pte>;
 
-    /// How far the page entries of `lo..hi` are apart, each from the one before, if they are evenly; `inherited` is the
+    /// How far the entries of `size` bytes each in `lo..hi` are apart, each from the one before, if they are evenly; `inherited` is the
     /// distance in what was there before. `None`: they must be asked for one by one.
-    fn step(&self, _lo: u64, _hi: u64, inherited: u64) -> Option<u64> {
+    fn step(&self, _size: u64, _lo: u64, _hi: u64, inherited: u64) -> Option<u64> {
         Some(inherited)
     }
 
@@ -96,8 +96,8 @@ pub(crate) trait Piece {
         true
     }
 
-    /// Whether [`piece`](Self::piece) would give an entry; must not depend on anything that changes.
-    fn fits(&self, level: Level, ipa: u64) -> bool;
+    /// Whether [`piece`](Self::piece) gives entries at this level; must not depend on anything that changes.
+    fn fits(&self, level: Level) -> bool;
 }
 
 /// The part of one table's span that an operation changes.
@@ -128,16 +128,19 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     pub(crate) fn tables_needed(&self, part: Part, piece: &impl Piece) -> usize {
         let Some(deeper) = part.level.deeper() else { return 1 };
         let size = self.core.config.geometry.size(part.level);
+        let fits = piece.fits(part.level);
         let mut tables = 1;
         let mut ipa = part.lo;
         while ipa < part.hi {
             let base = ipa & !(size - 1);
+            // What lies between the ends, where whole entries fit, takes no tables.
+            let whole = part.hi & !(size - 1);
+            if fits && ipa == base && ipa < whole {
+                ipa = whole;
+                continue;
+            }
             let hi = part.hi.min(base + size);
-            let deepens = if hi - ipa < size {
-                piece.cuts(part.level)
-            } else {
-                !piece.fits(part.level, base)
-            };
+            let deepens = if hi - ipa < size { piece.cuts(part.level) } else { !fits };
             if deepens {
                 tables += self.tables_needed(
                     Part {
@@ -181,34 +184,30 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let heir = Heir::new(self, part, old);
         let shift = core.config.geometry.shift(part.level);
         let ipa = |index: usize| part.base + ((index as u64) << shift);
-        if part.level.is_last() {
-            // Pages: no recursion, and bounds as numbers of entries, so that the loop can be vectorised.
+        let whole = part.lo == part.base && part.hi - part.base == core.config.geometry.span(part.level);
+        let line = (whole && piece.fits(part.level))
+            .then(|| piece.step(1 << shift, part.lo, part.hi, heir.step))
+            .flatten();
+        if let Some(step) = line {
+            // Leaves from end to end, each the one before plus a step: a loop that can be vectorised.
+            let first = piece
+                .piece(part.level, part.base, heir.entry(0))
+                .unwrap_or(heir.entry(0))
+                .raw();
+            let line = Heir { first, step };
+            core.memory.fill(&mut frame, |index| line.entry(index).raw());
+        } else if part.level.is_last() {
+            // Pages: no recursion, and bounds as numbers of entries.
             let covered = ((part.lo - part.base) >> shift) as usize..((part.hi - part.base) >> shift) as usize;
-            let entry = |index: usize| {
+            core.memory.fill(&mut frame, |index| {
                 let inherited = heir.entry(index);
-                piece.piece(part.level, ipa(index), inherited).unwrap_or(inherited)
-            };
-            let step = piece.step(part.lo, part.hi, heir.step);
-            if let (Some(step), 0, true) = (
-                step,
-                covered.start,
-                covered.end == core.config.geometry.entries(part.level),
-            ) {
-                let line = Heir {
-                    first: entry(0).raw(),
-                    step,
+                let entry = if covered.contains(&index) {
+                    piece.piece(part.level, ipa(index), inherited).unwrap_or(inherited)
+                } else {
+                    inherited
                 };
-                core.memory.fill(&mut frame, |index| line.entry(index).raw());
-            } else {
-                core.memory.fill(&mut frame, |index| {
-                    let entry = if covered.contains(&index) {
-                        entry(index)
-                    } else {
-                        heir.entry(index)
-                    };
-                    entry.raw()
-                });
-            }
+                entry.raw()
+            });
         } else {
             core.memory.fill(&mut frame, |index| {
                 self.subtree(reserve, part, ipa(index), heir.entry(index), piece).raw()

@@ -9,7 +9,7 @@ use super::error::Error;
 use super::reclaim::Access;
 use super::tlb::{Event, Tlb};
 use super::walk::At;
-use crate::arch::{Attrs, CacheOp, Dsb, Ipa, Level, MemType, Pa, Prot, Pte, Scope, Tlbi};
+use crate::arch::{Attrs, CacheOp, Dsb, Format, Ipa, Level, MemType, Pa, Prot, Pte, Scope, Tlbi};
 use crate::memory::TableMemory;
 use crate::sync::Ordering;
 
@@ -263,10 +263,19 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     #[inline(always)]
     pub(crate) fn prepare_output(&self, level: Level, old: Pte, new: Pte) {
         if T::ACTIVE && new.is_valid() {
+            // In place, with no more right to execute than before: nothing can be due.
+            let format = &self.core.format;
+            let in_place = old.is_valid() && (old.raw() ^ new.raw()) & !format.perm_mask() & !Format::STATE_MASK == 0;
+            let executable = format.may_execute(new);
+            let hardware_cleans = self.core.config.fwb && !self.kvm();
+            if !executable && (in_place || hardware_cleans) {
+                return;
+            }
             self.cache_ops(level, old, new);
         }
     }
 
+    #[inline(never)]
     fn cache_ops(&self, level: Level, old: Pte, new: Pte) {
         let format = &self.core.format;
         let geometry = &self.core.config.geometry;

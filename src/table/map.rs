@@ -97,7 +97,7 @@ impl<M: TableMemory, T: Tlb, A: Access, L: Wanted> Visitor<M, T, A> for Map<'_, 
         pte: Pte,
     ) -> Result<Step, Error> {
         let level = at.level();
-        let fits = at.whole() && self.leaves.fits(level, at.base);
+        let fits = at.whole() && self.leaves.fits(level);
         if !pte.is_valid() {
             if !pte.is_empty() && (self.options.existing != Existing::Replace || self.overrides_mark(view, fits)) {
                 return self.occupied(at, pte);
@@ -394,7 +394,7 @@ impl<M: TableMemory, T: Tlb, A: Access, L: Wanted> Visitor<M, T, A> for Plan<L> 
         pte: Pte,
     ) -> Result<Step, Error> {
         let level = at.level();
-        let fits = at.whole() && self.leaves.fits(level, at.base);
+        let fits = at.whole() && self.leaves.fits(level);
         if pte.is_table(level) {
             let replace = self.options.existing == Existing::Replace
                 || self.options.existing == Existing::Keep && self.options.over_tables;
@@ -659,8 +659,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             return true;
         }
         let one_entry = || {
-            let entry =
-                |level: Level| size == geometry.size(level) && start & (size - 1) == 0 && leaves.fits(level, start);
+            let entry = |level: Level| size == geometry.size(level) && start & (size - 1) == 0 && leaves.fits(level);
             Level::ALL
                 .into_iter()
                 .any(|level| level >= geometry.start_level() && entry(level))

@@ -18,7 +18,7 @@ use core::ops::Range;
 
 /// The new value of a leaf.
 pub(crate) trait Rewrite {
-    /// Whether it may give rights: one to execute takes cache operations before.
+    /// Whether it may give the right to execute, which takes cache operations before.
     const GIVES: bool;
 
     fn rewrite(&self, format: &Format, pte: Pte) -> Pte;
@@ -26,6 +26,18 @@ pub(crate) trait Rewrite {
     /// The bits that it clears, if it does nothing else.
     fn clears(&self) -> Option<u64> {
         None
+    }
+}
+
+/// Descriptor bits that are set: rights to read and write.
+pub(crate) struct Set(pub(crate) u64);
+
+impl Rewrite for Set {
+    const GIVES: bool = false;
+
+    #[inline(always)]
+    fn rewrite(&self, _: &Format, pte: Pte) -> Pte {
+        Pte::from_raw(pte.raw() | self.0)
     }
 }
 
@@ -67,7 +79,7 @@ impl<W: Rewrite> Piece for Rewritten<'_, W> {
         Some(self.rewrite.rewrite(self.format, old))
     }
 
-    fn fits(&self, _: Level, _: u64) -> bool {
+    fn fits(&self, _: Level) -> bool {
         true
     }
 }
@@ -215,7 +227,7 @@ impl<M: TableMemory, W: Rewrite> Attributes<'_, M, W> {
         while index < indices.end {
             let pte = view.load(table, index);
             if pte.is_valid() {
-                let at = At::page(table, index, lo, size);
+                let at = At::leaf(table, index, lo, size);
                 if !self.leaf(view, &at, pte) {
                     continue;
                 }
@@ -356,8 +368,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     }
 
     /// The fault path's common case: a page gets a right. `None`: it is not that simple, the visitor deals with it.
-    #[inline]
-    fn rewrite_page<W: Rewrite>(&self, ipa: Ipa, rewrite: &W) -> Option<Changed> {
+    #[inline(always)]
+    pub(crate) fn rewrite_page<W: Rewrite>(&self, ipa: Ipa, rewrite: &W) -> Option<Changed> {
         let guard = self.access.pin();
         let (table, index, pte) = ByAccess.find(self, &guard, ipa, Level::L3);
         if !table.level.is_last() || !pte.is_valid() {

@@ -27,7 +27,7 @@ impl Piece for DownTo {
         level < self.to
     }
 
-    fn fits(&self, level: Level, _: u64) -> bool {
+    fn fits(&self, level: Level) -> bool {
         level >= self.to
     }
 }

@@ -6,7 +6,7 @@ use super::reclaim::{Access, Alone, Collector, Local, drain, free_subtree};
 use super::semantics::Semantics;
 use super::tlb::{Event, Null, Tlb};
 use super::way::Trail;
-use crate::arch::{Format, FormatOptions, Geometry, Ipa, Pa, Pte, Vtcr, VtcrOptions, Vttbr};
+use crate::arch::{Format, FormatOptions, Geometry, Ipa, Level, Pa, Pte, Vtcr, VtcrOptions, Vttbr};
 use crate::memory::TableMemory;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Ordering};
 
@@ -378,8 +378,20 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     }
 
     /// Checks a range of addresses against a limit.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn check_span(&self, what: &'static str, start: u64, size: u64, limit: u64) -> Result<(), Error> {
+        let page = self.core.config.geometry.size(Level::L3);
+        let right = (start | size) & (page - 1) == 0 && size != 0 && size <= limit && start <= limit - size;
+        if right {
+            Ok(())
+        } else {
+            self.refuse_span(what, start, size, limit)
+        }
+    }
+
+    /// What is wrong with it.
+    #[cold]
+    fn refuse_span(&self, what: &'static str, start: u64, size: u64, limit: u64) -> Result<(), Error> {
         let page = self.core.config.geometry.granule().size();
         if start & (page - 1) != 0 {
             return Err(Error::Alignment {

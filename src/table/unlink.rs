@@ -126,6 +126,14 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// before the entry where it stopped is frozen, and perhaps that one too.
     fn freeze_all<F: Farewell>(&self, table: Table<'_>, base: u64, farewell: &mut F) -> Result<usize, Stopped> {
         let (mut frames, mut leaves) = (1, 0);
+        if !A::SHARED && !F::ASKS && table.level.is_last() {
+            // Nothing to freeze, nobody to ask: what is valid is counted.
+            leaves = self.alone_with(table, 0..table.len(), |entries| {
+                entries.iter().map(|entry| entry & 1).sum()
+            });
+            farewell.leaves(table.level, leaves);
+            return Ok(frames);
+        }
         let shift = self.core.config.geometry.shift(table.level);
         for index in 0..table.len() {
             let last = self.freeze(table, index).ok_or(Stopped::Locked)?;
@@ -197,6 +205,20 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             }
         }
         true
+    }
+
+    /// Whether an entry beside the one that the caller has just emptied holds something, so that the table is not empty.
+    ///
+    /// In either direction: ranges are given back page by page from both ends. The fence is that of
+    /// [`unlink_if_empty`](Self::unlink_if_empty): of two peers who empty neighbours, one sees the other's.
+    #[inline]
+    pub(crate) fn has_neighbour(&self, table: Table<'_>, index: usize) -> bool {
+        if A::SHARED {
+            fence(Ordering::SeqCst);
+        }
+        let last = table.len() - 1;
+        let holds = |index: usize| !self.load(table, index & last).is_empty();
+        holds(index + 1) || holds(index.wrapping_sub(1))
     }
 
     /// Unlinks the table behind `at` if nothing is left in it.

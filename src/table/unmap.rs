@@ -8,6 +8,7 @@ use super::reclaim::Access;
 use super::tlb::Tlb;
 use super::unlink::{Farewell, Unlink};
 use super::walk::{At, Step, Visitor};
+use super::way::{ByAccess, Way};
 use crate::arch::{Geometry, Ipa, Level, Pte};
 use crate::memory::TableMemory;
 
@@ -19,11 +20,11 @@ impl Piece for Nothing {
         Some(Pte::EMPTY)
     }
 
-    fn step(&self, _: u64, _: u64, _: u64) -> Option<u64> {
+    fn step(&self, _: u64, _: u64, _: u64, _: u64) -> Option<u64> {
         Some(0)
     }
 
-    fn fits(&self, _: Level, _: u64) -> bool {
+    fn fits(&self, _: Level) -> bool {
         true
     }
 }
@@ -136,8 +137,49 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// # Errors
     /// [`Error::Alignment`], [`Error::ZeroSize`], [`Error::Address`]; [`Error::OutOfFrames`] if a block at an end of the
     /// range cannot be cut. Nothing was removed then, save in the corner that [`map`](Self::map) names.
+    #[inline]
     pub fn unmap(&self, ipa: Ipa, size: u64) -> Result<u64, Error> {
         let end = self.check_range(ipa, size)?;
+        if self.unmap_leaf(ipa, size) {
+            return Ok(size);
+        }
+        self.unmap_range(ipa, end)
+    }
+
+    /// The common case of a guest that gives single pages back: the range is one leaf. True if this removed it.
+    #[inline(always)]
+    fn unmap_leaf(&self, ipa: Ipa, size: u64) -> bool {
+        let Some(level) = self.core.config.geometry.leaf_level(size) else {
+            return false;
+        };
+        if !ipa.is_aligned(size) || self.kvm() {
+            return false;
+        }
+        let guard = self.access.pin();
+        let (table, index, leaf) = ByAccess.find(self, &guard, ipa, level);
+        if table.level != level || !leaf.is_leaf(level) || self.lock(table, index, leaf).is_err() {
+            return false;
+        }
+        self.invalidate_leaf(&At::leaf(table, index, ipa.get(), size));
+        self.make(table, index, Pte::EMPTY);
+        if !self.has_neighbour(table, index) {
+            self.unlink_behind(ipa, size);
+        }
+        true
+    }
+
+    /// The page that went may have been the last one of its table. What a peer has mapped there since stays.
+    #[cold]
+    fn unlink_behind(&self, ipa: Ipa, size: u64) {
+        let nothing_more = self.unmap_only(ipa.get(), ipa.get() + size, |_, _, _| false);
+        debug_assert!(
+            matches!(nothing_more, Ok(0) | Err(Error::Again { .. })),
+            "{nothing_more:?} of a range that is done"
+        );
+    }
+
+    #[inline(never)]
+    fn unmap_range(&self, ipa: Ipa, end: u64) -> Result<u64, Error> {
         if self.kvm() {
             return self.unmap_as_kvm(ipa.get(), end);
         }

@@ -31,9 +31,9 @@ pub(crate) struct At<'g> {
 }
 
 impl<'g> At<'g> {
-    /// A page, which a range cannot cover in part.
+    /// A leaf that is visited whole.
     #[inline(always)]
-    pub(crate) fn page(table: Table<'g>, index: usize, base: u64, size: u64) -> Self {
+    pub(crate) fn leaf(table: Table<'g>, index: usize, base: u64, size: u64) -> Self {
         Self {
             table,
             index,

@@ -65,21 +65,22 @@ impl Wanted for Leaves<'_> {
 impl Piece for Leaves<'_> {
     #[inline(always)]
     fn piece(&self, level: Level, ipa: u64, _: Pte) -> Option<Pte> {
-        self.fits(level, ipa).then(|| self.leaf(level, ipa))
+        self.fits(level).then(|| self.leaf(level, ipa))
     }
 
-    fn step(&self, lo: u64, hi: u64, _: u64) -> Option<u64> {
+    fn step(&self, size: u64, lo: u64, hi: u64, _: u64) -> Option<u64> {
         // Below bit 48 every format has the address bits in one run; the bits above must not change on the way.
         let (first, last) = (lo.wrapping_add(self.offset), (hi - 1).wrapping_add(self.offset));
-        ((first ^ last) >> 48 == 0).then(|| self.geometry.size(Level::L3))
+        ((first ^ last) >> 48 == 0).then_some(size)
     }
 
     #[inline(always)]
-    fn fits(&self, level: Level, ipa: u64) -> bool {
+    fn fits(&self, level: Level) -> bool {
+        // An entry's own address is aligned to its size, so the distance decides for all of them alike.
         level.is_last()
             || level >= self.largest
                 && self.geometry.block_allowed(level)
-                && ipa.wrapping_add(self.offset) & (self.geometry.size(level) - 1) == 0
+                && self.offset & (self.geometry.size(level) - 1) == 0
     }
 }
 
@@ -115,11 +116,11 @@ impl Piece for Marks {
         (level >= self.largest).then_some(self.mark)
     }
 
-    fn step(&self, _: u64, _: u64, _: u64) -> Option<u64> {
+    fn step(&self, _: u64, _: u64, _: u64, _: u64) -> Option<u64> {
         Some(0)
     }
 
-    fn fits(&self, level: Level, _: u64) -> bool {
+    fn fits(&self, level: Level) -> bool {
         level >= self.largest
     }
 }
