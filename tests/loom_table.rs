@@ -262,7 +262,7 @@ fn rights_added_and_taken_in_place_are_never_lost() {
         assert!(table.handle().test_and_clear_young(Ipa::new(0), PAGE, true).unwrap());
         assert_eq!(other.join().unwrap(), 1);
         let hit = table.handle().translate(Ipa::new(0), AccessKind::Write).unwrap();
-        assert!(!hit.attrs.af && hit.prot == Prot::RW);
+        assert!(!table.format().af(hit.leaf) && hit.prot == Prot::RW);
         settled(&table);
     });
 }
@@ -327,6 +327,35 @@ fn an_unlink_that_is_called_off_loses_nothing() {
         let view = table.handle();
         assert_eq!((output(&view, 0), output(&view, PAGE)), (None, Some(B)));
         drop(view);
+        settled(&table);
+    });
+}
+
+#[test]
+fn a_stay_that_has_seen_a_table_meets_its_unlink() {
+    model("stay/unlink of the table that it has seen", Some(3), || {
+        let table = table(2, 4);
+        assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
+        let other = spawn(&table, |view| {
+            let removed = view.unmap(Ipa::new(0), 2 * PAGE).unwrap();
+            assert!(map(view, 0, PAGE, B, Prot::RW, Existing::Keep));
+            removed
+        });
+        let view = table.handle();
+        let stay = view.stay();
+        let seen = stay.lookup(Ipa::new(0)).unwrap();
+        assert!(seen.pte.is_leaf(Level::L3) || seen.pte.is_locked() || seen.pte.is_empty());
+        let options = MapOptions::FAULT;
+        let mapped = stay.map(Ipa::new(PAGE), PAGE, Pa::new(A + PAGE), &Attrs::new(Prot::RW), options);
+        assert_eq!(mapped.unwrap().bytes, PAGE);
+        drop(stay);
+        let removed = other.join().unwrap();
+        assert_eq!(output(&view, 0), Some(B));
+        // The page went with the others, and was counted, or it is there.
+        match output(&view, PAGE) {
+            Some(pa) => assert_eq!((pa, removed), (A + PAGE, PAGE)),
+            None => assert_eq!(removed, 2 * PAGE),
+        }
         settled(&table);
     });
 }
