@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::layout::{PAGE, Size};
 use crate::machine::Caches;
-use memory::{Buffer, Chase};
+use memory::{Buffer, Chase, Gather};
 
 /// One limit: a name, and how to measure it once, in nanoseconds.
 pub struct Limit {
@@ -102,12 +102,17 @@ pub fn limits(caches: &Caches, size: Size, quick: bool) -> Vec<Limit> {
         let title = format!("{title} ({} KiB)", bytes >> 10);
         add(id, &title, Box::new(move || chase.run(steps)));
     }
-    let independent = memory::Gather::new(tables);
-    add(
-        "load_tables_independent",
-        "load that needs no other, leaf tables of one GiB",
-        Box::new(move || independent.run()),
-    );
+    for (id, title, bytes) in [
+        ("load_l1_independent", "load that needs no other, L1", caches.l1d / 2),
+        (
+            "load_tables_independent",
+            "load that needs no other, leaf tables of one GiB",
+            tables,
+        ),
+    ] {
+        let gather = Gather::new(bytes);
+        add(id, title, Box::new(move || gather.run(steps)));
+    }
     for (id, title, bytes, pass) in [
         (
             "fill_tables",

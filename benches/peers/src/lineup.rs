@@ -6,7 +6,7 @@ use crate::contestants::alone::Alone;
 use crate::contestants::btree::Map;
 use crate::contestants::locked::{Lock, Locked};
 use crate::contestants::multiarch::{v06, v08};
-use crate::contestants::s2pt::{ByHandle, Exclusively, ExclusivelyInBatch, InBatch};
+use crate::contestants::s2pt::{Batch, Calls, ForLock, Handles, Owner};
 use crate::contestants::x86_64::Offset;
 use crate::layout::Size;
 use crate::table::{About, Can, Contestant, Op, Peer, Shared};
@@ -73,14 +73,14 @@ fn both_locks<P: Peer>() -> [Entry; 2] {
 /// All of them, in the order of the report.
 pub fn lineup() -> Vec<Entry> {
     let mut all = vec![
-        shared::<ByHandle<3>>(),
-        shared::<InBatch<3>>(),
-        alone::<Exclusively<3>>(),
-        entry::<ExclusivelyInBatch<3>>(),
-        shared::<ByHandle<4>>(),
-        shared::<InBatch<4>>(),
-        alone::<Exclusively<4>>(),
-        entry::<ExclusivelyInBatch<4>>(),
+        shared::<Calls<Handles, 3>>(),
+        shared::<Batch<Handles, 3>>(),
+        entry::<Calls<Owner, 3>>(),
+        entry::<Batch<Owner, 3>>(),
+        shared::<Calls<Handles, 4>>(),
+        shared::<Batch<Handles, 4>>(),
+        entry::<Calls<Owner, 4>>(),
+        entry::<Batch<Owner, 4>>(),
         alone::<Paging<3>>(),
         alone::<v06::Multiarch<3>>(),
         alone::<v08::Multiarch<3>>(),
@@ -90,7 +90,7 @@ pub fn lineup() -> Vec<Entry> {
         alone::<Offset>(),
         alone::<Map>(),
     ];
-    all.extend(both_locks::<Exclusively<3>>());
+    all.extend(both_locks::<ForLock>());
     all.extend(both_locks::<Paging<3>>());
     all.extend(both_locks::<v06::Multiarch<3>>());
     all.extend(both_locks::<v08::Multiarch<3>>());

@@ -90,6 +90,7 @@ pub struct Bound {
     pub row: &'static str,
     pub contestant: String,
     pub limit_ns: f64,
+    pub chain_ns: f64,
     pub measured_ns: f64,
     pub ratio: f64,
     pub parts: Vec<BoundPart>,

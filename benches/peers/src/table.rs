@@ -123,7 +123,11 @@ pub trait Contestant: Sized {
         Self: 't;
 
     /// Waits until frames of tables that went are back in the pool.
-    fn settle(_: &mut Self::Session<'_>) {}
+    fn settle<'t>(_: &mut Self::Session<'t>)
+    where
+        Self: 't,
+    {
+    }
 }
 
 /// A contestant that several threads can use at once.

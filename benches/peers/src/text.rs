@@ -176,13 +176,14 @@ impl Document {
     }
 
     fn beside_limits(&self) -> Table {
-        let mut lines = table(["row", "s2pt", "limit", "ratio", "contestant", "at least"]);
+        let mut lines = table(["row", "s2pt", "limit", "ratio", "as a chain", "contestant", "at least"]);
         for bound in &self.bounds {
             lines.add_row([
                 bound.row.to_owned(),
                 number(bound.measured_ns),
                 number(bound.limit_ns),
                 number(bound.ratio),
+                number(bound.chain_ns),
                 bound.contestant.clone(),
                 bound.recipe.clone(),
             ]);

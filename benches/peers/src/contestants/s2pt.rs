@@ -1,16 +1,21 @@
-//! s2pt: shared by handles, shared in a batch, and exclusive.
+//! s2pt: shared by handles or exclusive, call by call or in a batch.
 //!
 //! FWB is on: no peer does cache maintenance, so s2pt is not asked for any either.
 
+mod by_view;
+
+use std::marker::PhantomData;
+
 use s2pt::arch::{AccessKind, Attrs, Geometry, GeometryOptions, Ipa, Level, Pa, Prot};
-use s2pt::table::{Access, Alone, Config, Exclusive, Handle, Local, MapOptions, Stage2, Stay, View};
+use s2pt::table::{Access, Alone, Config, Local, MapOptions, Stage2, Stay, View};
 
 use crate::hook::Hook;
 use crate::layout::{BLOCK, PAGE};
 use crate::pool::Pool;
 use crate::table::{About, Can, Contestant, Leaf, Op, Peer, Shared, Table};
+use by_view::{by_leaves_of, table_by};
 
-type Tree = Stage2<&'static Pool, Hook>;
+pub type Tree = Stage2<&'static Pool, Hook>;
 
 const ATTRS: Attrs = Attrs::new(Prot::RW);
 /// How many operations a batch does before it lets retired frames go.
@@ -43,108 +48,80 @@ const fn about(levels: u32, three: (&'static str, &'static str), four: (&'static
     }
 }
 
-/// [`Table`] by the calls of a view, or of a stay, which has the view's and some that are quicker: `$view` says how to get
-/// at it.
-macro_rules! table_by {
-    ($self:ident, $view:expr) => {
-        #[inline(always)]
-        fn map_pages(&mut $self, ipa: u64, size: u64, pa: u64) {
-            let options = by_leaves_of(Level::L3);
-            $view.map(Ipa::new(ipa), size, Pa::new(pa), &ATTRS, options).expect("an empty range");
-        }
-        #[inline(always)]
-        fn map_blocks(&mut $self, ipa: u64, size: u64, pa: u64) {
-            let options = by_leaves_of(Level::L2);
-            $view.map(Ipa::new(ipa), size, Pa::new(pa), &ATTRS, options).expect("an empty range");
-        }
-        #[inline(always)]
-        fn fault(&mut $self, ipa: u64, pa: u64) {
-            $view.map(Ipa::new(ipa), PAGE, Pa::new(pa), &ATTRS, MapOptions::FAULT).expect("an empty page");
-        }
-        #[inline(always)]
-        fn translate(&mut $self, ipa: u64) -> Option<u64> {
-            $view.translate(Ipa::new(ipa), AccessKind::Read).ok().map(|hit| hit.pa.get())
-        }
-        fn leaf(&mut $self, ipa: u64) -> Option<Leaf> {
-            let (ipa, view) = (Ipa::new(ipa), $view);
-            let hit = view.translate(ipa, AccessKind::Read).ok()?;
-            Some(Leaf {
-                pa: hit.pa.get(),
-                size: view.config().geometry.size(hit.level),
-                writable: view.translate(ipa, AccessKind::Write).is_ok(),
-            })
-        }
-        #[inline(always)]
-        fn write_protect(&mut $self, ipa: u64, size: u64) {
-            $view.write_protect(Ipa::new(ipa), size).expect("a mapped range");
-        }
-        #[inline(always)]
-        fn relax(&mut $self, ipa: u64) {
-            $view.relax(Ipa::new(ipa), PAGE, Prot::W).expect("a mapped page");
-        }
-        #[inline(always)]
-        fn unmap(&mut $self, ipa: u64, size: u64) {
-            $view.unmap(Ipa::new(ipa), size).expect("a mapped range");
-        }
-        // The same call: tables that are empty go. `settle` waits until they are back.
-        #[inline(always)]
-        fn unmap_free(&mut $self, ipa: u64, size: u64) {
-            $view.unmap(Ipa::new(ipa), size).expect("a mapped range");
-        }
-        #[inline(always)]
-        fn unmap_page(&mut $self, ipa: u64) {
-            $view.unmap(Ipa::new(ipa), PAGE).expect("a mapped page");
-        }
-        #[inline(always)]
-        fn split(&mut $self, ipa: u64) {
-            $view.split(Ipa::new(ipa), BLOCK, Level::L3).expect("a block");
-        }
-        #[inline(always)]
-        fn collapse(&mut $self, ipa: u64) {
-            $view.collapse(Ipa::new(ipa), BLOCK).expect("a range");
-        }
-    };
+type Way<'t, A> = View<'t, &'static Pool, Hook, A>;
+
+/// How a table is got at.
+pub trait Opens: Sync {
+    type Access: Access;
+    /// Id and title, three levels and four.
+    const CALLS: [(&'static str, &'static str); 2];
+    /// The same in a batch.
+    const BATCH: [(&'static str, &'static str); 2];
+
+    fn open(tree: &mut Tree) -> Way<'_, Self::Access>;
 }
 
-fn by_leaves_of(level: Level) -> MapOptions {
-    MapOptions {
-        largest: Some(level),
-        ..MapOptions::default()
+/// By a handle a thread.
+pub struct Handles;
+
+impl Opens for Handles {
+    type Access = Local;
+    const CALLS: [(&'static str, &'static str); 2] = [
+        ("s2pt_shared", "s2pt, shared"),
+        ("s2pt_shared_4l", "s2pt, shared, 4 levels"),
+    ];
+    const BATCH: [(&'static str, &'static str); 2] = [
+        ("s2pt_batch", "s2pt, shared, in a batch"),
+        ("s2pt_batch_4l", "s2pt, shared, in a batch, 4 levels"),
+    ];
+
+    fn open(tree: &mut Tree) -> Way<'_, Local> {
+        tree.handle()
     }
 }
 
-/// Rows for which staying in the table means nothing.
-fn can_in_batch(op: Op) -> Can {
-    match op {
-        Op::MapPages | Op::MapBlocks | Op::WriteProtect | Op::Unmap | Op::UnmapFree => {
-            Can::Not("one call: nothing to batch")
-        }
-        _ => Can::Directly,
+/// By the only user.
+pub struct Owner;
+
+impl Opens for Owner {
+    type Access = Alone;
+    const CALLS: [(&'static str, &'static str); 2] = [
+        ("s2pt_exclusive", "s2pt, exclusive"),
+        ("s2pt_exclusive_4l", "s2pt, exclusive, 4 levels"),
+    ];
+    const BATCH: [(&'static str, &'static str); 2] = [
+        ("s2pt_exclusive_batch", "s2pt, exclusive, in a batch"),
+        ("s2pt_exclusive_batch_4l", "s2pt, exclusive, in a batch, 4 levels"),
+    ];
+
+    fn open(tree: &mut Tree) -> Way<'_, Alone> {
+        tree.exclusive()
     }
 }
 
-type Shares<'t> = Handle<'t, &'static Pool, Hook>;
-type Owns<'t> = Exclusive<'t, &'static Pool, Hook>;
+/// A table whose user makes call after call.
+pub struct Calls<O, const LEVELS: u32>(Tree, PhantomData<O>);
 
-/// One table, a handle a thread.
-pub struct ByHandle<const LEVELS: u32>(Tree);
+/// A way in, as it is.
+pub struct Direct<'s, 't, A: Access>(&'s Way<'t, A>);
 
-pub struct HandleView<'s, 't>(&'s Shares<'t>);
-
-impl Table for HandleView<'_, '_> {
+impl<A: Access> Table for Direct<'_, '_, A> {
     table_by!(self, self.0);
 }
 
-impl<const LEVELS: u32> Contestant for ByHandle<LEVELS> {
-    type Session<'t> = Shares<'t>;
-    type View<'s, 't>
-        = HandleView<'s, 't>
+impl<O: Opens, const LEVELS: u32> Contestant for Calls<O, LEVELS> {
+    type Session<'t>
+        = Way<'t, O::Access>
     where
+        Self: 't;
+    type View<'s, 't>
+        = Direct<'s, 't, O::Access>
+    where
+        Self: 't,
         't: 's;
 
     fn about() -> About {
-        let three = ("s2pt_shared", "s2pt, shared");
-        about(LEVELS, three, ("s2pt_shared_4l", "s2pt, shared, 4 levels"))
+        about(LEVELS, O::CALLS[0], O::CALLS[1])
     }
 
     fn can(_: Op) -> Can {
@@ -152,30 +129,36 @@ impl<const LEVELS: u32> Contestant for ByHandle<LEVELS> {
     }
 
     fn new(pool: &'static Pool) -> Self {
-        Self(tree(LEVELS, pool))
+        Self(tree(LEVELS, pool), PhantomData)
     }
 
     fn session(&mut self) -> Self::Session<'_> {
-        self.0.handle()
+        O::open(&mut self.0)
     }
 
-    fn view<'s, 't>(session: &'s mut Self::Session<'t>) -> HandleView<'s, 't> {
-        HandleView(session)
+    fn view<'s, 't>(session: &'s mut Self::Session<'t>) -> Direct<'s, 't, O::Access>
+    where
+        Self: 't,
+    {
+        Direct(session)
     }
 
-    fn settle(session: &mut Self::Session<'_>) {
+    fn settle<'t>(session: &mut Self::Session<'t>)
+    where
+        Self: 't,
+    {
         session.drain();
     }
 }
 
-impl<const LEVELS: u32> Shared for ByHandle<LEVELS> {
+impl<const LEVELS: u32> Shared for Calls<Handles, LEVELS> {
     fn share(&self) -> Self::Session<'_> {
         self.0.handle()
     }
 }
 
-/// The same, staying in the table between calls.
-pub struct InBatch<const LEVELS: u32>(Tree);
+/// A table whose user stays in it between calls.
+pub struct Batch<O, const LEVELS: u32>(Tree, PhantomData<O>);
 
 /// A stay that lets retired frames go every now and then.
 pub struct Staying<'s, 't, A: Access> {
@@ -184,13 +167,6 @@ pub struct Staying<'s, 't, A: Access> {
 }
 
 impl<'s, 't, A: Access> Staying<'s, 't, A> {
-    fn new(view: &'s View<'t, &'static Pool, Hook, A>) -> Self {
-        Self {
-            stay: view.stay(),
-            left: REPIN,
-        }
-    }
-
     #[inline(always)]
     fn next(&mut self) -> &Stay<'s, 't, &'static Pool, Hook, A> {
         self.left -= 1;
@@ -206,61 +182,74 @@ impl<A: Access> Table for Staying<'_, '_, A> {
     table_by!(self, self.next());
 }
 
-impl<const LEVELS: u32> Contestant for InBatch<LEVELS> {
-    type Session<'t> = Shares<'t>;
-    type View<'s, 't>
-        = Staying<'s, 't, Local>
+impl<O: Opens, const LEVELS: u32> Contestant for Batch<O, LEVELS> {
+    type Session<'t>
+        = Way<'t, O::Access>
     where
+        Self: 't;
+    type View<'s, 't>
+        = Staying<'s, 't, O::Access>
+    where
+        Self: 't,
         't: 's;
 
     fn about() -> About {
-        let three = ("s2pt_batch", "s2pt, shared, in a batch");
-        about(LEVELS, three, ("s2pt_batch_4l", "s2pt, shared, in a batch, 4 levels"))
+        about(LEVELS, O::BATCH[0], O::BATCH[1])
     }
 
     fn can(op: Op) -> Can {
-        can_in_batch(op)
+        match op {
+            Op::MapPages | Op::MapBlocks | Op::WriteProtect | Op::Unmap | Op::UnmapFree => {
+                Can::Not("one call: nothing to batch")
+            }
+            _ => Can::Directly,
+        }
     }
 
     fn new(pool: &'static Pool) -> Self {
-        Self(tree(LEVELS, pool))
+        Self(tree(LEVELS, pool), PhantomData)
     }
 
     fn session(&mut self) -> Self::Session<'_> {
-        self.0.handle()
+        O::open(&mut self.0)
     }
 
-    fn view<'s, 't>(session: &'s mut Self::Session<'t>) -> Staying<'s, 't, Local> {
-        Staying::new(session)
+    fn view<'s, 't>(session: &'s mut Self::Session<'t>) -> Staying<'s, 't, O::Access>
+    where
+        Self: 't,
+    {
+        Staying {
+            stay: session.stay(),
+            left: REPIN,
+        }
     }
 
-    fn settle(session: &mut Self::Session<'_>) {
+    fn settle<'t>(session: &mut Self::Session<'t>)
+    where
+        Self: 't,
+    {
         session.drain();
     }
 }
 
-impl<const LEVELS: u32> Shared for InBatch<LEVELS> {
+impl<const LEVELS: u32> Shared for Batch<Handles, LEVELS> {
     fn share(&self) -> Self::Session<'_> {
         self.0.handle()
     }
 }
 
-/// One table, one user.
-pub struct Exclusively<const LEVELS: u32>(Tree);
+/// A table for a lock around it: who holds the lock for writing is the only user for that long.
+pub struct ForLock(Tree);
 
-impl<const LEVELS: u32> Table for Exclusively<LEVELS> {
+impl Table for ForLock {
     table_by!(self, self.0.exclusive());
 }
 
-impl<const LEVELS: u32> Peer for Exclusively<LEVELS> {
-    const ABOUT: About = about(
-        LEVELS,
-        ("s2pt_exclusive", "s2pt, exclusive"),
-        ("s2pt_exclusive_4l", "s2pt, exclusive, 4 levels"),
-    );
+impl Peer for ForLock {
+    const ABOUT: About = about(3, Owner::CALLS[0], Owner::CALLS[1]);
 
     fn new(pool: &'static Pool) -> Self {
-        Self(tree(LEVELS, pool))
+        Self(tree(3, pool))
     }
 
     fn can(_: Op) -> Can {
@@ -276,44 +265,7 @@ impl<const LEVELS: u32> Peer for Exclusively<LEVELS> {
     #[inline(always)]
     fn read(&self, reader: &Local, ipa: u64) -> Option<u64> {
         let view = self.0.handle_of(reader).expect("a registration with this table");
-        view.translate(Ipa::new(ipa), AccessKind::Read)
-            .ok()
-            .map(|hit| hit.pa.get())
-    }
-}
-
-/// One user who stays in the table between calls.
-pub struct ExclusivelyInBatch<const LEVELS: u32>(Tree);
-
-impl<const LEVELS: u32> Contestant for ExclusivelyInBatch<LEVELS> {
-    type Session<'t> = Owns<'t>;
-    type View<'s, 't>
-        = Staying<'s, 't, Alone>
-    where
-        't: 's;
-
-    fn about() -> About {
-        let three = ("s2pt_exclusive_batch", "s2pt, exclusive, in a batch");
-        about(
-            LEVELS,
-            three,
-            ("s2pt_exclusive_batch_4l", "s2pt, exclusive, in a batch, 4 levels"),
-        )
-    }
-
-    fn can(op: Op) -> Can {
-        can_in_batch(op)
-    }
-
-    fn new(pool: &'static Pool) -> Self {
-        Self(tree(LEVELS, pool))
-    }
-
-    fn session(&mut self) -> Self::Session<'_> {
-        self.0.exclusive()
-    }
-
-    fn view<'s, 't>(session: &'s mut Self::Session<'t>) -> Staying<'s, 't, Alone> {
-        Staying::new(session)
+        let found = view.translate(Ipa::new(ipa), AccessKind::Read);
+        found.ok().map(|hit| hit.pa.get())
     }
 }

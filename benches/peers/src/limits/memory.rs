@@ -70,15 +70,18 @@ impl Gather {
         Self { order, map }
     }
 
-    pub fn run(&self) -> f64 {
+    pub fn run(&self, steps: u64) -> f64 {
         // SAFETY: as in `as_words`.
         let (_, words, _) = unsafe { self.map.align_to::<u64>() };
+        let passes = steps.div_ceil(self.order.len() as u64);
         let time = measure(|| {
-            for &index in &self.order {
-                black_box(words[index as usize]);
+            for _ in 0..passes {
+                for &index in &self.order {
+                    black_box(words[index as usize]);
+                }
             }
         });
-        nanoseconds(time, self.order.len() as u64)
+        nanoseconds(time, passes * self.order.len() as u64)
     }
 }
 
