@@ -311,6 +311,13 @@ impl Format {
         Prot::from_bits_truncate((raw >> 3) as u8 & 8 | (raw >> 5) as u8 & 4 | execute)
     }
 
+    /// The bits that grant reading and writing, of those in `prot`; the same in every format.
+    #[inline(always)]
+    pub(crate) const fn rights(prot: Prot) -> u64 {
+        let p = prot.bits() as u64;
+        (p & 8) << 3 | (p & 4) << 5
+    }
+
     /// Whether a leaf lets anybody execute.
     #[inline(always)]
     pub(crate) const fn may_execute(&self, leaf: Pte) -> bool {
@@ -343,7 +350,7 @@ impl Format {
     pub const fn prot_bits(&self, prot: Prot) -> u64 {
         let p = prot.bits();
         let xn = self.xn_by_prot >> (2 * (p & 3)) & 0b11;
-        ((p & 8) as u64) << 3 | ((p & 4) as u64) << 5 | (xn as u64) << XN_SHIFT
+        Self::rights(prot) | (xn as u64) << XN_SHIFT
     }
 
     /// All descriptor bits that hold a page-aligned address.

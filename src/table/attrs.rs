@@ -6,8 +6,10 @@ use super::maintenance::Stale;
 use super::reclaim::Access;
 use super::rewrite::{Clear, Flush, Set};
 use super::tlb::Tlb;
+use super::way::{ByAccess, Way};
 use crate::arch::{AttrsError, Format, Ipa, Level, MemType, Prot, Pte};
 use crate::memory::TableMemory;
+use core::borrow::Borrow;
 use core::cell::Cell;
 
 /// What an attribute operation found and did.
@@ -107,22 +109,30 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// As [`protect`](Self::protect).
     #[inline]
     pub fn relax(&self, ipa: Ipa, size: u64, prot: Prot) -> Result<Changed, Error> {
-        if Prot::RW.contains(prot)
-            && let Some(changed) = self.relax_page(ipa, size, self.core.format.prot_bits(prot))
-        {
-            return Ok(changed);
-        }
-        self.relax_range(ipa, size, prot)
+        self.relax_by(|| self.access.pin(), &ByAccess, ipa, size, prot)
     }
 
-    /// The common case of a write fault: one page that is mapped.
+    /// [`relax`](Self::relax), inside the table already or not, and from where it is known.
     #[inline(always)]
-    fn relax_page(&self, ipa: Ipa, size: u64, bits: u64) -> Option<Changed> {
+    pub(crate) fn relax_by<G: Borrow<A::Guard>>(
+        &self,
+        enter: impl FnOnce() -> G,
+        way: &impl Way,
+        ipa: Ipa,
+        size: u64,
+        prot: Prot,
+    ) -> Result<Changed, Error> {
         let geometry = &self.core.config.geometry;
         let page = geometry.size(Level::L3);
+        // The common case of a write fault: one page, which is mapped.
         let one = size == page && ipa.is_aligned(page) && ipa.get() < geometry.ipa_limit();
-        let rights = Set(bits & (Format::READ_BIT | Format::WRITE_BIT));
-        one.then(|| self.rewrite_page(ipa, &rights)).flatten()
+        if one && Prot::RW.contains(prot) {
+            let rights = Set(Format::rights(prot));
+            if let Some(changed) = self.rewrite_page(enter, way, ipa, &rights) {
+                return Ok(changed);
+            }
+        }
+        self.relax_range(ipa, size, prot)
     }
 
     #[inline(never)]

@@ -51,7 +51,7 @@ pub(crate) struct Table<'g> {
 }
 
 /// A table that this thread has seen under the guard that it still holds.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Seen {
     pa: Pa,
     #[cfg(any(debug_assertions, loom, shuttle))]

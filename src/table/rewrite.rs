@@ -14,6 +14,7 @@ use super::walk::{At, Step, Visitor};
 use super::way::{ByAccess, Way};
 use crate::arch::{Format, Ipa, Level, Pte};
 use crate::memory::TableMemory;
+use core::borrow::Borrow;
 use core::ops::Range;
 
 /// The new value of a leaf.
@@ -291,7 +292,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ) -> Result<Outcome, Error> {
         if flush == Flush::Local
             && end - start == self.core.config.geometry.size(Level::L3)
-            && let Some(changed) = self.rewrite_page(Ipa::new(start), &rewrite)
+            && let Some(changed) = self.rewrite_page(|| self.access.pin(), &ByAccess, Ipa::new(start), &rewrite)
         {
             return Ok(Outcome { changed, young: false });
         }
@@ -369,9 +370,15 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
 
     /// The fault path's common case: a page gets a right. `None`: it is not that simple, the visitor deals with it.
     #[inline(always)]
-    pub(crate) fn rewrite_page<W: Rewrite>(&self, ipa: Ipa, rewrite: &W) -> Option<Changed> {
-        let guard = self.access.pin();
-        let (table, index, pte) = ByAccess.find(self, &guard, ipa, Level::L3);
+    pub(crate) fn rewrite_page<W: Rewrite, G: Borrow<A::Guard>>(
+        &self,
+        enter: impl FnOnce() -> G,
+        way: &impl Way,
+        ipa: Ipa,
+        rewrite: &W,
+    ) -> Option<Changed> {
+        let guard = enter();
+        let (table, index, pte) = way.find(self, guard.borrow(), ipa, Level::L3);
         if !table.level.is_last() || !pte.is_valid() {
             return None;
         }

@@ -1,13 +1,14 @@
 //! Staying in the table between calls, for many short operations in a row.
 
 use super::View;
+use super::attrs::Changed;
 use super::error::Error;
 use super::map::{MapOptions, Mapped};
 use super::query::Lookup;
 use super::reclaim::Access;
 use super::tlb::Tlb;
 use super::way::Trail;
-use crate::arch::{AccessKind, Attrs, Fault, Ipa, Pa, Translation};
+use crate::arch::{AccessKind, Attrs, Fault, Ipa, Pa, Prot, Translation};
 use crate::memory::TableMemory;
 use core::ops::Deref;
 
@@ -51,6 +52,24 @@ impl<M: TableMemory, T: Tlb, A: Access> Stay<'_, '_, M, T, A> {
         self.view.map_range(ipa, size, pa, attrs, options)
     }
 
+    /// As [`View::unmap`].
+    ///
+    /// # Errors
+    /// As [`View::unmap`].
+    #[inline]
+    pub fn unmap(&self, ipa: Ipa, size: u64) -> Result<u64, Error> {
+        self.view.unmap_by(|| &self.guard, &self.trail, ipa, size)
+    }
+
+    /// As [`View::relax`].
+    ///
+    /// # Errors
+    /// As [`View::relax`].
+    #[inline]
+    pub fn relax(&self, ipa: Ipa, size: u64, prot: Prot) -> Result<Changed, Error> {
+        self.view.relax_by(|| &self.guard, &self.trail, ipa, size, prot)
+    }
+
     /// As [`View::lookup`].
     ///
     /// # Errors
@@ -74,7 +93,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
     /// Enters the table once for all calls until the result is dropped, instead of once a call.
     ///
     /// Entering costs a fence, which is a good part of what a fault or a lookup of one page takes. The result can do all
-    /// that the view can; its `map`, `lookup` and `translate` also remember the leaf table that they saw last, and skip
+    /// that the view can; its `map`, `unmap`, `relax`, `lookup` and `translate` also remember the leaf table that they saw last, and skip
     /// the levels above it for the neighbours. Meanwhile no frame that anybody retires is freed, so a long batch should
     /// [`repin`](Stay::repin) now and then, and [`drain`](View::drain) must not be called before the stay has ended: it
     /// would wait for ever.

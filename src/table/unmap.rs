@@ -11,6 +11,7 @@ use super::walk::{At, Step, Visitor};
 use super::way::{ByAccess, Way};
 use crate::arch::{Geometry, Ipa, Level, Pte};
 use crate::memory::TableMemory;
+use core::borrow::Borrow;
 
 /// The removed part of a block that is cut.
 struct Nothing;
@@ -139,8 +140,20 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// range cannot be cut. Nothing was removed then, save in the corner that [`map`](Self::map) names.
     #[inline]
     pub fn unmap(&self, ipa: Ipa, size: u64) -> Result<u64, Error> {
+        self.unmap_by(|| self.access.pin(), &ByAccess, ipa, size)
+    }
+
+    /// [`unmap`](Self::unmap), inside the table already or not, and from where it is known.
+    #[inline(always)]
+    pub(crate) fn unmap_by<G: Borrow<A::Guard>>(
+        &self,
+        enter: impl FnOnce() -> G,
+        way: &impl Way,
+        ipa: Ipa,
+        size: u64,
+    ) -> Result<u64, Error> {
         let end = self.check_range(ipa, size)?;
-        if self.unmap_leaf(ipa, size) {
+        if self.unmap_leaf(enter, way, ipa, size) {
             return Ok(size);
         }
         self.unmap_range(ipa, end)
@@ -148,15 +161,15 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
 
     /// The common case of a guest that gives single pages back: the range is one leaf. True if this removed it.
     #[inline(always)]
-    fn unmap_leaf(&self, ipa: Ipa, size: u64) -> bool {
+    fn unmap_leaf<G: Borrow<A::Guard>>(&self, enter: impl FnOnce() -> G, way: &impl Way, ipa: Ipa, size: u64) -> bool {
         let Some(level) = self.core.config.geometry.leaf_level(size) else {
             return false;
         };
         if !ipa.is_aligned(size) || self.kvm() {
             return false;
         }
-        let guard = self.access.pin();
-        let (table, index, leaf) = ByAccess.find(self, &guard, ipa, level);
+        let guard = enter();
+        let (table, index, leaf) = way.find(self, guard.borrow(), ipa, level);
         if table.level != level || !leaf.is_leaf(level) || self.lock(table, index, leaf).is_err() {
             return false;
         }

@@ -51,8 +51,32 @@ impl Way for ByAccess {
     }
 }
 
-/// A table that was seen, and the addresses behind it: those with these upper bits.
-type Mark = Cell<Option<(u64, Seen)>>;
+/// A table that was seen, and the addresses behind it: those with these upper bits, which none has at first.
+struct Mark(Cell<(u64, Seen)>);
+
+impl Default for Mark {
+    fn default() -> Self {
+        Self(Cell::new((u64::MAX, Seen::default())))
+    }
+}
+
+impl Mark {
+    /// The table, if these are the upper bits of what is behind it.
+    #[inline(always)]
+    fn of(&self, span: u64) -> Option<Seen> {
+        let (of, seen) = self.0.get();
+        (of == span).then_some(seen)
+    }
+
+    #[inline(always)]
+    fn set(&self, span: u64, table: Table<'_>) {
+        self.0.set((span, table.seen()));
+    }
+
+    fn forget(&self) {
+        self.0.set((u64::MAX, Seen::default()));
+    }
+}
 
 /// The last leaf table and the last table above one.
 #[derive(Default)]
@@ -65,8 +89,8 @@ pub(crate) struct Trail {
 
 impl Trail {
     pub(crate) fn forget(&self) {
-        self.leaf.set(None);
-        self.above.set(None);
+        self.leaf.forget();
+        self.above.forget();
     }
 
     /// Forgets what may have been freed.
@@ -94,8 +118,7 @@ impl Trail {
         let span = ipa.get() >> (geometry.shift(Level::L1) & 63);
         let mut above = None;
         // The root may be at that level itself, and is at hand anyway.
-        if let Some((of, seen)) = self.above.get()
-            && of == span
+        if let Some(seen) = self.above.of(span)
             && last >= Level::L2
         {
             let table = view.table_again(guard, seen, Level::L2);
@@ -106,7 +129,7 @@ impl Trail {
         let (table, index, entry) = above.unwrap_or_else(|| {
             let end = view.descend(guard, ipa, last.min(Level::L2));
             if end.0.level == Level::L2 && geometry.start_level() != Level::L2 {
-                self.above.set(Some((span, end.0.seen())));
+                self.above.set(span, end.0);
             }
             end
         });
@@ -115,8 +138,7 @@ impl Trail {
         }
         let table = view.child(table, entry);
         let index = geometry.index(ipa, Level::L3);
-        self.leaf
-            .set(Some((ipa.get() >> (geometry.shift(Level::L2) & 63), table.seen())));
+        self.leaf.set(ipa.get() >> (geometry.shift(Level::L2) & 63), table);
         (table, index, view.load(table, index))
     }
 }
@@ -132,8 +154,7 @@ impl Way for Trail {
     ) -> (Table<'g>, usize, Pte) {
         self.refresh(view);
         let geometry = &view.core.config.geometry;
-        if let Some((of, seen)) = self.leaf.get()
-            && of == ipa.get() >> (geometry.shift(Level::L2) & 63)
+        if let Some(seen) = self.leaf.of(ipa.get() >> (geometry.shift(Level::L2) & 63))
             && last.is_last()
         {
             let table = view.table_again(guard, seen, Level::L3);
