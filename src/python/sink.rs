@@ -59,6 +59,15 @@ impl Maintenance for Sink {
 }
 
 impl Tlb for Sink {
+    fn watches(&self) -> bool {
+        !matches!(self.watch, Watch::Nobody)
+    }
+
+    #[inline(always)]
+    fn listens(&self) -> bool {
+        self.listens
+    }
+
     #[inline(always)]
     fn event(&self, event: Event) {
         if self.listens {

@@ -75,6 +75,12 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         A::SHARED && self.core.narrowing.load(Ordering::Acquire) > own
     }
 
+    /// Whether anybody wants to know what is due.
+    #[inline(always)]
+    fn listened_to(&self) -> bool {
+        T::ACTIVE && self.core.tlb.listens()
+    }
+
     /// Invalidates on every core and waits until no core uses the old translations.
     pub(crate) fn invalidate(&self, stale: Stale) {
         self.invalidate_in(stale, Scope::Broadcast);
@@ -83,7 +89,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Invalidates on the calling core only: enough where rights were added (another core at worst faults once more).
     pub(crate) fn invalidate_local(&self, stale: Stale) {
         // One of the whole VMID in place of very many goes to every core, so its barriers have to wait for every core.
-        let scope = if T::ACTIVE && self.takes_whole_vmid(stale) {
+        let scope = if self.listened_to() && self.takes_whole_vmid(stale) {
             Scope::Broadcast
         } else {
             Scope::Local
@@ -173,7 +179,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
 
     #[inline]
     fn invalidate_in(&self, stale: Stale, scope: Scope) {
-        if !T::ACTIVE || stale.is_none() {
+        if !self.listened_to() || stale.is_none() {
             return;
         }
         self.sequence(scope, |view| view.tlbi_span(stale, scope));
@@ -181,7 +187,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
 
     /// One TLBI with its barriers.
     fn issue(&self, scope: Scope, tlbi: Tlbi) {
-        if T::ACTIVE {
+        if self.listened_to() {
             self.sequence(scope, |view| {
                 view.core.tlb.event(Event::Tlbi(tlbi));
                 tlbi == Tlbi::Vmid
@@ -262,7 +268,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// it; with FWB the hardware cares for that. Memory that becomes executable has its instructions invalidated.
     #[inline(always)]
     pub(crate) fn prepare_output(&self, level: Level, old: Pte, new: Pte) {
-        if T::ACTIVE && new.is_valid() {
+        if self.listened_to() && new.is_valid() {
             // In place, with no more right to execute than before: nothing can be due.
             let format = &self.core.format;
             let in_place = old.is_valid() && (old.raw() ^ new.raw()) & !format.perm_mask() & !Format::STATE_MASK == 0;
@@ -290,7 +296,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// The same for `bytes` of output from `pa` on, which hole after hole begins to map with the attributes of `leaf`.
     #[inline(always)]
     pub(crate) fn prepare_bytes(&self, pa: Pa, bytes: u64, leaf: Pte) {
-        if T::ACTIVE {
+        if self.listened_to() {
             self.cache_range(pa, bytes, self.core.format.attrs(leaf), false, false);
         }
     }

@@ -68,6 +68,13 @@ pub trait Tlb: Send + Sync {
     fn watches(&self) -> bool {
         Self::ACTIVE
     }
+
+    /// Whether it looks at anything at all: a sink that was told to do nothing when it was made says no, and is spared the
+    /// steps that take work to find out. Asked at any time; by default what `ACTIVE` says.
+    #[inline(always)]
+    fn listens(&self) -> bool {
+        Self::ACTIVE
+    }
 }
 
 /// The sink that does nothing and costs nothing.
@@ -89,6 +96,11 @@ impl<T: Tlb> Tlb for &T {
     }
 
     #[inline(always)]
+    fn listens(&self) -> bool {
+        (**self).listens()
+    }
+
+    #[inline(always)]
     fn event(&self, event: Event) {
         (**self).event(event);
     }
@@ -99,6 +111,11 @@ impl<T: Tlb> Tlb for Arc<T> {
 
     fn watches(&self) -> bool {
         (**self).watches()
+    }
+
+    #[inline(always)]
+    fn listens(&self) -> bool {
+        (**self).listens()
     }
 
     #[inline(always)]
@@ -113,6 +130,11 @@ impl<A: Tlb, B: Tlb> Tlb for (A, B) {
 
     fn watches(&self) -> bool {
         self.0.watches() || self.1.watches()
+    }
+
+    #[inline(always)]
+    fn listens(&self) -> bool {
+        self.0.listens() || self.1.listens()
     }
 
     #[inline(always)]
