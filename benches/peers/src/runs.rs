@@ -202,17 +202,17 @@ impl Runs {
                     Some("batch") => Way::Batch,
                     _ => Way::Exclusive,
                 };
-                let parts: Vec<_> = bounds::recipe(op, way, entry.about.levels)
+                let chain = bounds::recipe(op, way, entry.about.levels);
+                let chain_ns = chain.iter().map(|&(limit, count)| count * limits[limit].min).sum();
+                let parts: Vec<_> = chain
                     .into_iter()
-                    .map(|(limit, count)| BoundPart {
-                        limit,
-                        count,
-                        ns: limits[limit].min,
+                    .map(|(limit, count)| {
+                        let limit = bounds::overlapped(limit);
+                        let ns = limits[limit].min;
+                        BoundPart { limit, count, ns }
                     })
                     .collect();
-                let chain_ns = parts.iter().map(|part| part.count * part.ns).sum();
-                let at_best = |part: &BoundPart| part.count * limits[bounds::overlapped(part.limit)].min;
-                let limit_ns = parts.iter().map(at_best).sum();
+                let limit_ns = parts.iter().map(|part| part.count * part.ns).sum();
                 let recipe: Vec<_> = parts.iter().map(describe).collect();
                 bounds.push(Bound {
                     row: row.id,
