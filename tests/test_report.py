@@ -76,7 +76,7 @@ def peers() -> dict[str, object]:
         "threads": [],
         "limits": {"load_l1": limit},
         "bounds": [
-            {"row": "fault", "contestant": "s2pt_exclusive", "limit_ns": 2.0, "recipe": "2 load_l1"},
+            {"row": "fault", "contestant": "s2pt_exclusive", "limit_ns": 2.0, "chain_ns": 2.5, "recipe": "2 load_l1"},
         ],
     }
 
@@ -84,8 +84,8 @@ def peers() -> dict[str, object]:
 def test_peers_are_compared_as_their_users_would_use_them(reporting: dict[str, ModuleType]) -> None:
     data = peers()
     lines = reporting["peers"].render(data)
-    assert "| map a page | ns | 4 | 6 | other \\* | 1.50 x | 2 | 2.0 x | 2 load_l1 |" in lines
-    assert "| map a page | ns | 8 | 7 | other, std | **0.88 x** |  |  |  |" in lines
+    assert "| map a page | ns | 4 | 6 | other \\* | 1.50 x | 2 | 2.0 x | 2.5 | 2 load_l1 |" in lines
+    assert "| map a page | ns | 8 | 7 | other, std | **0.88 x** |  |  |  |  |" in lines
     assert reporting["peers"].missed(data) == [("peers_shared_fault", "map a page, shared, beside other, std")]
 
 

@@ -72,6 +72,7 @@ def behind(data: dict[str, Any], access: str) -> list[dict[str, Any]]:
                 "ratio": rival[1]["min"] / ours["min"] if rival else None,
                 "limit": bound["limit_ns"] if bound else None,
                 "of_limit": ours["min"] / bound["limit_ns"] if bound else None,
+                "chain": bound["chain_ns"] if bound else None,
                 "recipe": bound["recipe"] if bound else "",
             }
         )
@@ -82,10 +83,10 @@ def render(data: dict[str, Any]) -> list[str]:
     """Print ours, the best rival and the limit; then everybody, threads, and what the limits are made of."""
     return [
         *paragraph(
-            "The same work for everybody: one pool of touched frames, the same physical layout, the TLB hook a",
-            "black box.",
-            "Times are minima, in the unit of the row. *Faster* is how many times as long the best rival takes. The",
-            "*limit* is the least that the row's memory accesses cost on this machine, in this run.",
+            "The same work for everybody: one pool of touched frames, one physical layout, the TLB hook a black box;",
+            "times are minima, in the unit of the row. *Faster* is how many times as long the best rival takes. Each",
+            "row needs some accesses at least (*both of*): one call after the other overlaps them, and nothing can be",
+            "faster than the *limit*; where each step waits for the one before, they take the *chain*.",
         ),
         "",
         "### One user",
@@ -129,10 +130,9 @@ def _standings(data: dict[str, Any], access: str) -> list[str]:
             faster = f"{found['ratio']:.2f} x" if found["ratio"] >= 1 else f"**{found['ratio']:.2f} x**"
         of_limit = f"{found['of_limit']:.1f} x" if found["of_limit"] else ""
         title, unit = found["row"]["title"], found["row"]["unit"]
-        rows.append(
-            [title, unit, figure(found["ours"]), time, name, faster, figure(found["limit"]), of_limit, found["recipe"]]
-        )
-    columns = ["operation", "unit", "ours>", "best rival>", "", "faster>", "limit>", "of limit>", "limit is"]
+        ours, limit, chain = (figure(found[what]) for what in ("ours", "limit", "chain"))
+        rows.append([title, unit, ours, time, name, faster, limit, of_limit, chain, found["recipe"]])
+    columns = ["operation", "unit", "ours>", "best rival>", "", "faster>", "limit>", "of limit>", "chain>", "both of"]
     noted = ["", "\\* has no such operation; made of its public calls."] if any("\\*" in row[4] for row in rows) else []
     return [*table(columns, rows), *noted]
 
