@@ -95,7 +95,7 @@ fn held(size: u64) -> Value {
     thread::scope(|scope| {
         let (sender, receiver) = leave;
         let (guest, entered) = (&guest, &inside);
-        scope.spawn(move || {
+        let other = scope.spawn(move || {
             let vcpu = guest.handle();
             let stay = vcpu.stay();
             entered.wait();
@@ -111,6 +111,7 @@ fn held(size: u64) -> Value {
         let (after, pending) = (Resident::now(), guest.pending_frames());
         assert!(pending >= tables, "{pending} of {tables} frames wait");
         drop(sender);
+        other.join().expect("the one who stayed");
         let (drained, ()) = timed(|| vcpu.drain());
         let grown = after.beside(0).saturating_sub(before.beside(0));
         json!({

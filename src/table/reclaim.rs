@@ -128,6 +128,9 @@ const PORTION: usize = 16;
 /// Hands the frames of a retired subtree to `hand`, by portions. It stands still meanwhile: it is frozen, and the caller
 /// is pinned.
 fn each_portion<M: TableMemory, T: Tlb>(core: &Core<M, T>, unlinked: Unlinked, hand: &mut impl FnMut(Box<[Pa]>)) {
+    if unlinked.frames == 1 {
+        return hand(Box::new([unlinked.pa])); // nothing below: no need to look
+    }
     let mut portion = Vec::with_capacity(PORTION.min(unlinked.frames));
     each_frame(core, unlinked.pa, unlinked.level, &mut |frame| {
         portion.push(frame);
