@@ -5,79 +5,13 @@
 //! value, the rest with the translation that it had, so that nothing else is lost.
 
 use super::View;
-use super::error::Error;
+use super::frames::Reserve;
 use super::reclaim::Access;
 use super::tlb::Tlb;
 use super::walk::At;
 use crate::arch::{Level, Pte};
 use crate::memory::{Frame, TableMemory};
 use crate::sync::Ordering;
-
-/// Frames set aside for one operation; what it does not use goes back when it ends.
-pub(crate) struct Reserve<'m, M: TableMemory> {
-    memory: &'m M,
-    left: usize,
-    /// How many more the call may set aside, whatever the memory has.
-    allowed: usize,
-}
-
-impl<'m, M: TableMemory> Reserve<'m, M> {
-    /// For a call that may take `allowed` frames.
-    pub(crate) fn new(memory: &'m M, allowed: usize) -> Self {
-        Self {
-            memory,
-            left: 0,
-            allowed,
-        }
-    }
-
-    /// Makes sure that the next `frames` takes cannot fail.
-    #[inline]
-    pub(crate) fn ensure(&mut self, frames: usize) -> Result<(), Error> {
-        if frames > self.left {
-            let more = frames - self.left;
-            if more > self.allowed {
-                return Err(Error::OutOfFrames {
-                    needed: frames,
-                    available: self.left + self.allowed,
-                });
-            }
-            self.memory.reserve(more)?;
-            self.allowed -= more;
-            self.left = frames;
-        }
-        Ok(())
-    }
-
-    /// Takes up to `frames` more, for what peers may make necessary between the count and the change.
-    pub(crate) fn spare(&mut self, frames: usize) {
-        if frames > self.left {
-            let more = self.memory.reserve_spare((frames - self.left).min(self.allowed));
-            self.allowed -= more;
-            self.left += more;
-        }
-    }
-
-    fn take(&mut self) -> Frame {
-        debug_assert!(self.left > 0, "more tables built than counted");
-        self.left -= 1;
-        self.memory.take()
-    }
-
-    fn put_back(&mut self, frame: Frame) {
-        self.memory.put_back(frame);
-        self.left += 1;
-    }
-}
-
-impl<M: TableMemory> Drop for Reserve<'_, M> {
-    #[inline]
-    fn drop(&mut self) {
-        if self.left > 0 {
-            self.memory.unreserve(self.left);
-        }
-    }
-}
 
 /// What the covered part of a new table gets.
 pub(crate) trait Piece {

@@ -2,8 +2,9 @@
 
 use super::View;
 use super::batch::Batch;
-use super::build::{Part, Reserve};
+use super::build::Part;
 use super::error::Error;
+use super::frames::Reserve;
 use super::maintenance::Stale;
 use super::reclaim::Access;
 use super::semantics::WalkFlags;
@@ -527,7 +528,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         leaves: L,
         options: MapOptions,
     ) -> Result<Mapped, Error> {
-        let mut reserve = Reserve::new(&self.core.memory, self.frames);
+        let mut reserve = self.reserve();
         // KVM takes its frames on the way.
         if !self.kvm() && !self.single(start, end, &leaves, &options) {
             let mut plan = Plan {

@@ -4,9 +4,10 @@
 use super::View;
 use super::attrs::Changed;
 use super::batch::Batch;
-use super::build::{Piece, Reserve};
+use super::build::Piece;
 use super::entry::Table;
 use super::error::Error;
+use super::frames::Reserve;
 use super::maintenance::Stale;
 use super::reclaim::Access;
 use super::tlb::Tlb;
@@ -329,7 +330,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         whole_leaves: bool,
         faulting: bool,
     ) -> Result<Outcome, Error> {
-        let mut reserve = Reserve::new(&self.core.memory, self.frames);
+        let mut reserve = self.reserve();
         if !whole_leaves {
             let format = &self.core.format;
             let piece = Rewritten {

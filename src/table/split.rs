@@ -2,8 +2,9 @@
 
 use super::View;
 use super::batch::Batch;
-use super::build::{Part, Piece, Reserve};
+use super::build::{Part, Piece};
 use super::error::Error;
+use super::frames::Reserve;
 use super::reclaim::Access;
 use super::tlb::Tlb;
 use super::walk::{At, Step, Visitor};
@@ -129,7 +130,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     pub fn split(&self, ipa: Ipa, size: u64, to: Level) -> Result<u64, Error> {
         let end = self.check_range(ipa, size)?;
         let down = DownTo { to, set: 0 };
-        let mut reserve = Reserve::new(&self.core.memory, self.frames);
+        let mut reserve = self.reserve();
         if !self.kvm() {
             let mut plan = Split {
                 down,

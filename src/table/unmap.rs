@@ -2,8 +2,9 @@
 
 use super::View;
 use super::batch::Batch;
-use super::build::{Part, Piece, Reserve};
+use super::build::{Part, Piece};
 use super::error::Error;
+use super::frames::Reserve;
 use super::reclaim::Access;
 use super::tlb::Tlb;
 use super::unlink::{Farewell, Unlink};
@@ -196,7 +197,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         if self.kvm() {
             return self.unmap_as_kvm(ipa.get(), end);
         }
-        let mut reserve = Reserve::new(&self.core.memory, self.frames);
+        let mut reserve = self.reserve();
         self.reserve_for_edges(&mut reserve, ipa.get(), end, &Nothing, |_| true)?;
         let only: Option<fn(Level, u64, Pte) -> bool> = None;
         let mut visitor = Unmap {
@@ -215,7 +216,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         end: u64,
         only: impl Fn(Level, u64, Pte) -> bool,
     ) -> Result<u64, Error> {
-        let reserve = Reserve::new(&self.core.memory, self.frames);
+        let reserve = self.reserve();
         let mut visitor = Unmap {
             reserve,
             only: Some(only),
