@@ -62,7 +62,16 @@ fn the_last_frames_are_found_and_their_lack_is_told() {
     }
     let before = vcpu_tables(&table);
     let refused = fault(&vcpu, 4 * BLOCK).unwrap_err();
-    assert!(matches!(refused, Error::OutOfFrames { needed: 1, available: 0 }), "{refused}");
+    assert!(
+        matches!(
+            refused,
+            Error::OutOfFrames {
+                needed: 1,
+                available: 0
+            }
+        ),
+        "{refused}"
+    );
     assert_eq!(vcpu_tables(&table), before);
     assert_eq!(table.memory().stats().reserved, 0);
     // What is freed comes back to whoever asks.
@@ -82,7 +91,9 @@ fn a_call_that_is_refused_leaves_the_frames_at_hand() {
         largest: Some(s2pt::arch::Level::L3),
         ..MapOptions::default()
     };
-    let refused = vcpu.map(Ipa::new(GIB), pages, Pa::new(GIB), &attrs, scattered).unwrap_err();
+    let refused = vcpu
+        .map(Ipa::new(GIB), pages, Pa::new(GIB), &attrs, scattered)
+        .unwrap_err();
     assert!(matches!(refused, Error::OutOfFrames { .. }), "{refused}");
     // Both are still there.
     fault(&vcpu, BLOCK).unwrap();

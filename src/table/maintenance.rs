@@ -35,6 +35,11 @@ impl Stale {
         self.start >= self.end
     }
 
+    /// Adds what another has gathered.
+    pub(crate) fn add_all(&mut self, other: Self) {
+        self.add(Ipa::new(other.start), other.end - other.start, other.level);
+    }
+
     /// Adds `bytes` at `base`, translated by a leaf at `level` (`None`: by a whole table, walk caches included).
     #[inline]
     pub(crate) fn add(&mut self, base: Ipa, bytes: u64, level: Option<Level>) {

@@ -105,10 +105,39 @@ struct Attributes<'m, M: TableMemory, W> {
     flush: Flush,
     /// A hole ends the walk with `Again`: KVM's fault operations.
     faulting: bool,
+    tally: Tally,
+}
+
+/// What was done so far. A run keeps one of its own, so that the loop has it in registers.
+#[derive(Clone, Copy)]
+struct Tally {
     stale: Stale,
     changed: Changed,
-    /// Some visited leaf had its access flag set.
-    young: bool,
+    /// All bits of the leaves that were seen, together.
+    flags: u64,
+}
+
+impl Tally {
+    const NONE: Self = Self {
+        stale: Stale::NONE,
+        changed: Changed { leaves: 0, bytes: 0 },
+        flags: 0,
+    };
+
+    #[inline(always)]
+    fn seen(&mut self, at: &At<'_>, pte: Pte) {
+        self.flags |= pte.raw();
+        self.changed.bytes += at.bytes();
+    }
+
+    fn add(&mut self, other: Self) {
+        if !other.stale.is_none() {
+            self.stale.add_all(other.stale);
+        }
+        self.flags |= other.flags;
+        self.changed.leaves += other.changed.leaves;
+        self.changed.bytes += other.changed.bytes;
+    }
 }
 
 impl<M: TableMemory, T: Tlb, A: Access, W: Rewrite> Visitor<M, T, A> for Attributes<'_, M, W> {
@@ -134,7 +163,12 @@ impl<M: TableMemory, T: Tlb, A: Access, W: Rewrite> Visitor<M, T, A> for Attribu
             return Ok(Step::Descend);
         }
         let done = if at.whole() || self.whole_leaves {
-            self.leaf(view, &at, pte)
+            {
+                let mut tally = self.tally;
+                let done = self.leaf(view, &mut tally, &at, pte);
+                self.tally = tally;
+                done
+            }
         } else {
             self.part(view, at, pte)?
         };
@@ -164,19 +198,21 @@ impl<M: TableMemory, T: Tlb, A: Access, W: Rewrite> Visitor<M, T, A> for Attribu
 impl<M: TableMemory, W: Rewrite> Attributes<'_, M, W> {
     /// Changes a leaf as a whole. False if a peer changed it first.
     #[inline(always)]
-    fn leaf<T: Tlb, A: Access>(&mut self, view: &View<'_, M, T, A>, at: &At<'_>, pte: Pte) -> bool {
+    fn leaf<T: Tlb, A: Access>(&self, view: &View<'_, M, T, A>, tally: &mut Tally, at: &At<'_>, pte: Pte) -> bool {
         let new = self.rewrite.rewrite(&view.core.format, pte);
         if new == pte {
-            self.unchanged(view, at);
+            self.unchanged(view, tally, at);
         } else {
-            view.prepare_output(at.level(), pte, new);
+            if W::GIVES {
+                view.prepare_output(at.level(), pte, new);
+            }
             if view.change(at.table, at.index, pte, new).is_err() {
                 return false;
             }
-            self.touched(at);
-            self.changed.leaves += 1;
+            self.touched(tally, at);
+            tally.changed.leaves += 1;
         }
-        self.seen(at, pte);
+        tally.seen(at, pte);
         true
     }
 
@@ -184,8 +220,9 @@ impl<M: TableMemory, W: Rewrite> Attributes<'_, M, W> {
     fn part<T: Tlb, A: Access>(&mut self, view: &View<'_, M, T, A>, at: At<'_>, pte: Pte) -> Result<bool, Error> {
         let format = &view.core.format;
         let new = self.rewrite.rewrite(format, pte);
+        let mut tally = self.tally;
         if new == pte {
-            self.unchanged(view, &at);
+            self.unchanged(view, &mut tally, &at);
         } else {
             let piece = Rewritten {
                 format,
@@ -195,25 +232,20 @@ impl<M: TableMemory, W: Rewrite> Attributes<'_, M, W> {
             if !view.cut(&mut self.reserve, at, pte, &piece)? {
                 return Ok(false);
             }
-            self.changed.leaves += view.pieces(&at);
+            tally.changed.leaves += view.pieces(&at);
         }
-        self.seen(&at, pte);
+        tally.seen(&at, pte);
+        self.tally = tally;
         Ok(true)
     }
 
     /// A peer was faster. If a right was asked for, this core's refusal is still cached, and would be met again and again;
     /// if one was to go, the peer's TLBI may still be under way.
     #[inline(always)]
-    fn unchanged<T: Tlb, A: Access>(&mut self, view: &View<'_, M, T, A>, at: &At<'_>) {
+    fn unchanged<T: Tlb, A: Access>(&self, view: &View<'_, M, T, A>, tally: &mut Tally, at: &At<'_>) {
         if self.flush == Flush::Local || self.flush == Flush::Broadcast && view.narrowed_by_peer(1) {
-            self.touched(at);
+            self.touched(tally, at);
         }
-    }
-
-    #[inline(always)]
-    fn seen(&mut self, at: &At<'_>, pte: Pte) {
-        self.young |= pte.raw() & Format::AF_BIT != 0;
-        self.changed.bytes += at.bytes();
     }
 
     /// Pages of one table, up to the first that somebody else holds or has frozen. Returns how many entries are done.
@@ -226,11 +258,12 @@ impl<M: TableMemory, W: Rewrite> Attributes<'_, M, W> {
     ) -> usize {
         let size = view.core.config.geometry.size(Level::L3);
         let (mut index, mut lo) = (indices.start, base);
+        let mut tally = Tally::NONE;
         while index < indices.end {
             let pte = view.load(table, index);
             if pte.is_valid() {
                 let at = At::leaf(table, index, lo, size);
-                if !self.leaf(view, &at, pte) {
+                if !self.leaf(view, &mut tally, &at, pte) {
                     continue;
                 }
             } else if pte.is_locked() || pte.is_frozen() {
@@ -239,6 +272,7 @@ impl<M: TableMemory, W: Rewrite> Attributes<'_, M, W> {
             index += 1;
             lo += size;
         }
+        self.tally.add(tally);
         index - indices.start
     }
 
@@ -258,24 +292,26 @@ impl<M: TableMemory, W: Rewrite> Attributes<'_, M, W> {
         };
         if let Some((first, last)) = run.span {
             let from = Ipa::new(base + first as u64 * size);
-            self.stale.add(from, (last - first + 1) as u64 * size, Some(Level::L3));
+            self.tally
+                .stale
+                .add(from, (last - first + 1) as u64 * size, Some(Level::L3));
         }
-        self.changed.leaves += run.changed;
-        self.changed.bytes += run.valid * size;
-        self.young |= run.flags & Format::AF_BIT != 0;
+        self.tally.changed.leaves += run.changed;
+        self.tally.changed.bytes += run.valid * size;
+        self.tally.flags |= run.flags;
         run.entries
     }
 
     /// The leaf at `at` is to be invalidated: all of it, or on this core what faulted.
     #[inline]
-    fn touched(&mut self, at: &At<'_>) {
+    fn touched(&self, tally: &mut Tally, at: &At<'_>) {
         // From the first faulting byte on; further leaves whole, so that the span reaches into each of them.
-        let (base, bytes) = if self.faulting && self.stale.is_none() {
+        let (base, bytes) = if self.faulting && tally.stale.is_none() {
             (at.lo, at.bytes())
         } else {
             (at.base, at.size)
         };
-        self.stale.add(Ipa::new(base), bytes, Some(at.level()));
+        tally.stale.add(Ipa::new(base), bytes, Some(at.level()));
     }
 }
 
@@ -346,9 +382,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             whole_leaves,
             flush,
             faulting,
-            stale: Stale::NONE,
-            changed: Changed::default(),
-            young: false,
+            tally: Tally::NONE,
         };
         if flush == Flush::Broadcast {
             self.narrowing();
@@ -356,16 +390,16 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let walked = self.walk(start, end, &mut visitor);
         match flush {
             Flush::Broadcast => {
-                self.invalidate(visitor.stale);
+                self.invalidate(visitor.tally.stale);
                 self.narrowed();
             }
-            Flush::Local => self.invalidate_local(visitor.stale),
+            Flush::Local => self.invalidate_local(visitor.tally.stale),
             Flush::None => {}
         }
         walked?;
         Ok(Outcome {
-            changed: visitor.changed,
-            young: visitor.young,
+            changed: visitor.tally.changed,
+            young: visitor.tally.flags & Format::AF_BIT != 0,
         })
     }
 
