@@ -359,6 +359,12 @@ impl Format {
         self.direct[Level::L3.slot()] | self.high_mask << self.high_at
     }
 
+    /// The bits of a page as a block has them.
+    #[inline(always)]
+    pub(crate) const fn block_of(page: u64) -> u64 {
+        page & !TABLE_OR_PAGE
+    }
+
     /// A leaf of level `from` as one of level `to`: only the block / page bit changes, the address must fit already.
     #[inline]
     pub const fn relevel(&self, leaf: Pte, from: Level, to: Level) -> Pte {

@@ -606,10 +606,15 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         if strange || level < options.largest.unwrap_or(level) {
             return false;
         }
-        let bits = self.core.format.encode(level, attrs);
-        if bits == 0 {
-            return false;
+        let (known, mut page) = self.encoded.get();
+        if page == 0 || known != *attrs {
+            page = self.core.format.encode(Level::L3, attrs);
+            if page == 0 {
+                return false;
+            }
+            self.encoded.set((*attrs, page));
         }
+        let bits = if level.is_last() { page } else { Format::block_of(page) };
         // The contiguous hint speaks for a group of entries; the table changes them one by one, so it never sets it.
         let leaf = Pte::from_raw(bits & !Format::CONTIGUOUS_BIT | self.core.format.output_bits(pa));
         let guard = enter();

@@ -7,9 +7,10 @@ use super::reclaim::{Access, Alone, Collector, Local, drain, free_subtree};
 use super::semantics::Semantics;
 use super::tlb::{Event, Null, Tlb};
 use super::way::Trail;
-use crate::arch::{Format, FormatOptions, Geometry, Ipa, Level, Pa, Pte, Vtcr, VtcrOptions, Vttbr};
+use crate::arch::{Attrs, Format, FormatOptions, Geometry, Ipa, Level, Pa, Prot, Pte, Vtcr, VtcrOptions, Vttbr};
 use crate::memory::TableMemory;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Ordering};
+use core::cell::Cell;
 
 /// What a table is made for; fixed for its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +150,9 @@ pub struct View<'t, M: TableMemory, T: Tlb, A: Access> {
     /// Where the other tables are.
     pub(crate) tables: M::Tables<'t>,
     pub(crate) access: A,
+    /// The attributes of the last leaf, and how a page says them (0: there was none). A slot of guest memory has the same for
+    /// all of its pages.
+    pub(crate) encoded: Cell<(Attrs, u64)>,
     /// Tables that exclusive access has seen.
     pub(crate) trail: Trail,
     /// Whether a LOCKED entry is waited for, or answered with [`Error::Again`].
@@ -338,6 +342,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
             root: core.memory.root(core.root, core.config.geometry.root_frames()),
             tables: core.memory.tables(),
             access,
+            encoded: Cell::new((Attrs::new(Prot::NONE), 0)),
             trail: Trail::default(),
             wait: true,
             frames: usize::MAX,
@@ -353,6 +358,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
             root: self.root,
             tables: self.tables,
             access: self.access.clone(),
+            encoded: self.encoded.clone(),
             trail: Trail::default(),
             wait: self.wait,
             frames: self.frames,
