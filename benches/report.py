@@ -3,7 +3,8 @@
 It takes a quarter of an hour and needs cargo, valgrind and the package's `cli` and `dev` extras. Each part's figures
 are kept as JSON in a folder, so that a report can be made of some that are new (`--only`) and the rest as they were.
 `--check` counts instructions only and fails where a count has grown since the last report: counts hardly depend on the
-machine and not at all on its load, so that CI can hold them; it needs nothing but Python.
+machine and not at all on its load, so that CI can hold them; it needs nothing but Python. `--record` keeps new counts
+without a report.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def main() -> int:
     """Run what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="count instructions only; fail where one has grown")
+    parser.add_argument("--record", action="store_true", help="count instructions only, and keep them for --check")
     parser.add_argument(
         "--only", nargs="*", choices=PARTS, metavar="PART", help="measure these parts, reuse the others"
     )
@@ -53,10 +55,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the report here, its plots beside it, and record no counts")
     arguments = parser.parse_args()
 
-    if arguments.check:
+    if arguments.check or arguments.record:
         instructions = build("instructions")[0]
         rows = list_rows(instructions)
-        return check(rows, count_all(instructions, rows))
+        counts = count_all(instructions, rows)
+        if arguments.record:
+            record(counts)
+        return check(rows, counts)
 
     scratch = ROOT / "target" / ("benchmarks-quick" if arguments.quick else "benchmarks")
     folder = arguments.folder or scratch

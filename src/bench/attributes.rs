@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use super::setup::{IPA, PAGE, page};
+use super::setup::{IPA, PAGE, REPIN, page};
 use super::{Bench, Meter};
 use crate::arch::{Level, Prot};
 
@@ -36,6 +36,20 @@ pub fn relax_page(bench: &Bench, meter: &mut dyn Meter) {
     let vcpu = table.handle();
     meter.measure(&mut || {
         for number in 0..bench.pages() {
+            black_box(vcpu.relax(page(number), PAGE, Prot::W)).expect("a mapped page");
+        }
+    });
+}
+
+pub fn relax_page_batch(bench: &Bench, meter: &mut dyn Meter) {
+    let table = bench.mapped(Level::L3, Prot::R);
+    let vcpu = table.handle();
+    meter.measure(&mut || {
+        let mut stay = vcpu.stay();
+        for number in 0..bench.pages() {
+            if number % REPIN == 0 {
+                stay.repin();
+            }
             black_box(vcpu.relax(page(number), PAGE, Prot::W)).expect("a mapped page");
         }
     });

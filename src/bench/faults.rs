@@ -41,6 +41,17 @@ pub fn fault_page_batch(bench: &Bench, meter: &mut dyn Meter) {
     });
 }
 
+pub fn fault_page_exclusive(bench: &Bench, meter: &mut dyn Meter) {
+    let mut table = bench.table();
+    let attrs = Attrs::new(Prot::RW);
+    meter.measure(&mut || {
+        let only = table.exclusive();
+        for number in 0..bench.pages() {
+            black_box(only.map(page(number), PAGE, target(number), &attrs, MapOptions::FAULT)).expect("a free page");
+        }
+    });
+}
+
 pub fn map_pages(bench: &Bench, meter: &mut dyn Meter) {
     map_all(bench, meter, Level::L3);
 }

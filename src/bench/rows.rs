@@ -45,6 +45,12 @@ pub static ROWS: &[Row] = &[
             faults::fault_page_batch,
         )
     },
+    row(
+        "fault_page_exclusive",
+        "map one 4K page by fault, exclusive",
+        Per::Page,
+        faults::fault_page_exclusive,
+    ),
     Row {
         budget_ns: Some(0.5),
         kvm_ns: Some(12.5),
@@ -132,6 +138,12 @@ pub static ROWS: &[Row] = &[
         kvm_instructions: Some(451.0),
         ..row("relax_page", "relax one page", Per::Page, attributes::relax_page)
     },
+    row(
+        "relax_page_batch",
+        "relax one page, in a batch (one pin)",
+        Per::Page,
+        attributes::relax_page_batch,
+    ),
     Row {
         budget_ns: Some(6.5),
         ..row(
@@ -157,6 +169,12 @@ pub static ROWS: &[Row] = &[
         "unmap one 4K page, shared, pinned per call",
         Per::Page,
         unmapping::one_page,
+    ),
+    row(
+        "unmap_page_batch",
+        "unmap one 4K page, in a batch (one pin)",
+        Per::Page,
+        unmapping::one_page_batch,
     ),
     Row {
         budget_ns: Some(500.0),

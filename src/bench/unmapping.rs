@@ -1,6 +1,6 @@
 //! Unmapping: a range in one call, and page by page. The frames' way back to the arena is part of the work.
 
-use super::setup::{IPA, PAGE, page};
+use super::setup::{IPA, PAGE, REPIN, page};
 use super::{Bench, Meter};
 use crate::arch::{Level, Prot};
 
@@ -31,6 +31,22 @@ pub fn one_page(bench: &Bench, meter: &mut dyn Meter) {
         for number in 0..bench.pages() {
             assert_eq!(vcpu.unmap(page(number), PAGE).expect("a mapped page"), PAGE);
         }
+        vcpu.drain();
+    });
+}
+
+pub fn one_page_batch(bench: &Bench, meter: &mut dyn Meter) {
+    let table = bench.mapped(Level::L3, Prot::RW);
+    let vcpu = table.handle();
+    meter.measure(&mut || {
+        let mut stay = vcpu.stay();
+        for number in 0..bench.pages() {
+            if number % REPIN == 0 {
+                stay.repin();
+            }
+            assert_eq!(vcpu.unmap(page(number), PAGE).expect("a mapped page"), PAGE);
+        }
+        drop(stay);
         vcpu.drain();
     });
 }
