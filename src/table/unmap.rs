@@ -53,6 +53,13 @@ pub(crate) struct Unmap<'m, M: TableMemory, F> {
     removed: u64,
 }
 
+/// Whether a subtree may have more leaves than one break should freeze beside others: 2^18 pages, 1 GiB of 4K. Whoever faults in a
+/// subtree waits while it is frozen, a millisecond for so many; one entry of level 0 would be half a second. KVM unmaps in
+/// steps of its largest block for the same reason.
+fn too_large<M: TableMemory, T: Tlb, A: Access>(view: &View<'_, M, T, A>, at: &At<'_>) -> bool {
+    A::SHARED && at.size > view.core.config.geometry.granule().size() << 18
+}
+
 impl<M: TableMemory, T: Tlb, A: Access, F: Fn(Level, u64, Pte) -> bool> Visitor<M, T, A> for Unmap<'_, M, F> {
     const AFTER: bool = true;
     const UNLINKS: bool = true;
@@ -70,7 +77,7 @@ impl<M: TableMemory, T: Tlb, A: Access, F: Fn(Level, u64, Pte) -> bool> Visitor<
             return Ok(Step::Next);
         }
         if pte.is_table(level) {
-            if !at.whole() || self.only.is_some() {
+            if !at.whole() || self.only.is_some() || too_large(view, &at) {
                 return Ok(Step::Descend);
             }
             batch.flush(view, |_| Pte::EMPTY);
