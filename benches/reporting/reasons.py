@@ -1,23 +1,42 @@
-"""Why a budget is missed, by the id of the row; callgrind's annotated source said where the instructions go."""
+"""Why a budget is missed or a peer is faster, by the id of the row; callgrind's annotated source said where the instructions
+go."""
 
 from __future__ import annotations
 
-GENERAL = (
-    "granule, levels, concatenation and the descriptor's format are values of the table, looked up at each level: about"
-    " 45 instructions a level (place of the entry, bounds of the arena, output address with the high bits that LPA2"
-    " moves)"
+VALUES = (
+    "granule, levels, roots and the descriptor's format are values of the table and addresses are checked against its IPA"
+    " and PA sizes and against the frames there are; a walk of a plain 4K table costs 24 instructions a level, and"
+    " page_table_multiarch, whose levels and format are types and which checks neither address nor alignment, 13"
 )
-EXCLUSIVE = (
-    "exclusive access runs the shared code entry by entry, with plain stores in place of compare-exchanges; the budget"
-    " takes a loop over a whole table that the compiler can vectorise"
+LOOKUPS = f"{VALUES}; every entry of a random page is a cache line of its own besides"
+CHAIN = (
+    "a single call pins the epoch and exchanges the entry: 4.3 ns before its first load, which is what an uncontended lock"
+    " costs too; in a stay the pin goes"
+)
+EXCHANGES = (
+    "a compare-exchange an entry is what keeps the table right beside faults, and costs more than a pass of plain stores"
+    " behind a lock; who has the table to himself uses exclusive access"
+)
+COUNTED = (
+    "ours says how many bytes it removed, so it reads the entries, and zeroes frames as it frees them; the peer drops the"
+    " subtree unread, and zeroes a frame when it takes one"
+)
+NEIGHBOURS = (
+    "after a page has gone ours looks at its neighbours and frees the table with the last one; the peer keeps empty tables"
 )
 WHY = {
+    **dict.fromkeys(("fault_page", "fault_page_batch", "relax_page", "relax_batch"), f"{VALUES}; {CHAIN}"),
+    **dict.fromkeys(("lookup", "lookup_batch", "peers_exclusive_translate", "peers_shared_translate"), LOOKUPS),
     **dict.fromkeys(
-        ("fault_page", "fault_page_batch", "relax_page"), f"{GENERAL}; attributes are encoded on every call"
+        ("peers_exclusive_fault", "peers_exclusive_fault_random", "peers_exclusive_relax"), f"as lookups: {VALUES}"
     ),
-    **dict.fromkeys(("lookup", "lookup_batch"), f"{GENERAL}; random pages of 1 GiB also miss the cache for the entry"),
-    "write_protect_exclusive": EXCLUSIVE,
-    "unmap_exclusive": EXCLUSIVE,
+    **dict.fromkeys(
+        ("peers_shared_fault", "peers_shared_fault_random", "peers_shared_relax"), f"{VALUES}; {CHAIN}"
+    ),
+    **dict.fromkeys(("peers_shared_write_protect", "peers_shared_unmap", "peers_shared_unmap_free"), EXCHANGES),
+    **dict.fromkeys(("peers_exclusive_unmap", "peers_exclusive_unmap_free"), COUNTED),
+    "peers_exclusive_unmap_page": f"{NEIGHBOURS}; otherwise {VALUES}",
+    "peers_shared_unmap_page": f"{NEIGHBOURS}, behind a fence beside others; {CHAIN}",
     "two_threads": "wall time of two hardware threads on a shared host: runs gave 1.86 to 2.04",
     "stalled": "48 threads' starts and waits in wall time on two cores of a shared host: runs gave 1.16 to 1.32",
 }
