@@ -5,7 +5,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use super::arrays::words;
+use super::arrays::elements;
 use super::convert::{AccessArg, IpaArg, Number};
 use super::image::PyImage;
 use super::{error, types};
@@ -168,7 +168,7 @@ impl PyImage {
         el: Number,
     ) -> PyResult<Bound<'py, PyAny>> {
         static DTYPE: PyOnceLock<Py<PyArrayDescr>> = PyOnceLock::new();
-        let (ipa, _) = words("ipa", ipa, 1)?;
+        let ipa = elements("ipa", ipa)?;
         let el = self::el(el)?;
         let fwb = self.0.format().fwb();
         let rows = py.detach(|| {
@@ -257,15 +257,15 @@ pub fn read_syndromes<'py>(
     hpfar: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     static DTYPE: PyOnceLock<Py<PyArrayDescr>> = PyOnceLock::new();
-    let (esr, _) = words("esr", esr, 1)?;
-    let (far, _) = words("far", far, 1)?;
-    let (hpfar, _) = words("hpfar", hpfar, 1)?;
+    let esr = elements("esr", esr)?;
+    let far = elements("far", far)?;
+    let hpfar = elements("hpfar", hpfar)?;
     if esr.len() != far.len() || esr.len() != hpfar.len() {
         let (a, b, c) = (esr.len(), far.len(), hpfar.len());
         let message = format!("esr, far and hpfar must be equally long, not {a}, {b} and {c}");
         return Err(PyValueError::new_err(message));
     }
-    let faults = esr.iter().zip(&far).zip(&hpfar);
+    let faults = esr.iter().zip(far.iter()).zip(hpfar.iter());
     let rows = faults.flat_map(|((&esr, &far), &hpfar)| syndrome_row(Esr::new(esr), far, hpfar));
     PyArray1::from_vec(py, rows.collect()).call_method1("view", (dtype(py, &DTYPE, &SYNDROME)?,))
 }

@@ -1,18 +1,86 @@
-//! numpy arrays as plain vectors, and back.
+//! numpy arrays as plain slices: what calls read is copied, what they answer is written where it will stay.
 //!
-//! Arrays are copied before the interpreter is left: a borrow of rust-numpy does not keep Python from writing to them.
+//! Arrays are copied before the interpreter is left: a borrow of rust-numpy does not keep Python from writing to them. The
+//! copies of one thread use the same memory again and again, as fresh memory costs a page fault for each 512 elements,
+//! which is a good part of what the table takes for them.
+
+use core::cell::RefCell;
+use core::mem;
+use core::ops::Deref;
+use std::thread_local;
 
 use numpy::{
-    Element, PyArray1, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, dtype,
+    Element, PyArray1, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyReadwriteArray1, PyUntypedArray,
+    PyUntypedArrayMethods, dtype,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::convert::short;
 
+/// How many copies a thread keeps the memory of, and how many elements of each: 16 MiB in all.
+const KEPT: usize = 2;
+const KEPT_ELEMENTS: usize = 1 << 20;
+
+/// Elements up to which plain vectors cost less than anything else.
+const FEW: usize = 1 << 10;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u64>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The copied elements of an array.
+pub struct Elements(Vec<u64>);
+
+impl Deref for Elements {
+    type Target = [u64];
+
+    fn deref(&self) -> &[u64] {
+        &self.0
+    }
+}
+
+impl Drop for Elements {
+    fn drop(&mut self) {
+        let memory = mem::take(&mut self.0);
+        if memory.capacity() <= FEW || memory.capacity() > KEPT_ELEMENTS {
+            return;
+        }
+        // A thread that is ending keeps nothing.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < KEPT {
+                spare.push(memory);
+            }
+        });
+    }
+}
+
+/// The elements of a one-dimensional uint64 array, copied. Its stride and alignment do not matter.
+pub fn elements(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Elements> {
+    let array = checked(what, obj, 1)?;
+    if array.len() <= FEW {
+        return Ok(Elements(array.to_vec()?));
+    }
+    let mut memory = SPARE
+        .try_with(|spare| spare.borrow_mut().pop())
+        .ok()
+        .flatten()
+        .unwrap_or_default();
+    memory.clear();
+    memory.extend_from_slice(array.try_readonly()?.as_slice()?);
+    Ok(Elements(memory))
+}
+
 /// The elements of a uint64 array with so many dimensions, copied in C order, and its shape. Strides and alignment of the
 /// array do not matter.
 pub fn words(what: &str, obj: &Bound<'_, PyAny>, dimensions: usize) -> PyResult<(Vec<u64>, Vec<usize>)> {
+    let array = checked(what, obj, dimensions)?;
+    Ok((array.to_vec()?, array.shape().to_vec()))
+}
+
+/// A uint64 array with so many dimensions, in C order and aligned: the one given, or a copy.
+fn checked<'py>(what: &str, obj: &Bound<'py, PyAny>, dimensions: usize) -> PyResult<Bound<'py, PyArrayDyn<u64>>> {
     let py = obj.py();
     let Ok(array) = obj.cast::<PyUntypedArray>() else {
         let kind = obj.get_type();
@@ -39,17 +107,40 @@ pub fn words(what: &str, obj: &Bound<'_, PyAny>, dimensions: usize) -> PyResult<
     } else {
         obj.call_method1("copy", ("C",))?
     };
-    Ok((tidy.cast::<PyArrayDyn<u64>>()?.to_vec()?, array.shape().to_vec()))
+    Ok(tidy.cast_into::<PyArrayDyn<u64>>()?)
 }
 
-/// Elements up to which a copy costs less than the object that keeps a vector alive for numpy.
-const FEW: usize = 1 << 10;
+/// Where a call writes its answers: the array that it returns, as numpy takes memory in huge pages where there is much;
+/// for few elements a vector that is copied at the end.
+pub enum Answers<'py, T: Element> {
+    Few(Vec<T>),
+    // Nobody else knows this array yet, so the borrow is all that there is to be kept.
+    Many(PyReadwriteArray1<'py, T>),
+}
 
-/// The elements as an array, which takes over the memory of a long vector.
-pub fn array<T: Element + Copy>(py: Python<'_>, elements: Vec<T>) -> Bound<'_, PyArray1<T>> {
-    if elements.len() <= FEW {
-        PyArray1::from_slice(py, &elements)
-    } else {
-        PyArray1::from_vec(py, elements)
+impl<'py, T: Element + Copy + Default> Answers<'py, T> {
+    /// So many zeros.
+    pub fn new(py: Python<'py>, len: usize) -> PyResult<Self> {
+        Ok(if len <= FEW {
+            Self::Few(vec![T::default(); len])
+        } else {
+            Self::Many(PyArray1::zeros(py, len, false).try_readwrite()?)
+        })
+    }
+
+    /// The elements.
+    pub fn slice(&mut self) -> PyResult<&mut [T]> {
+        match self {
+            Self::Few(few) => Ok(few),
+            Self::Many(array) => Ok(array.as_slice_mut()?),
+        }
+    }
+
+    /// The array.
+    pub fn array(self, py: Python<'py>) -> Bound<'py, PyArray1<T>> {
+        match self {
+            Self::Few(few) => PyArray1::from_slice(py, &few),
+            Self::Many(array) => (**array).clone(),
+        }
     }
 }

@@ -11,7 +11,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::answers::code;
-use super::arrays;
+use super::arrays::{Answers, elements};
 use super::change::{attrs, options};
 use super::convert::{AccessArg, ExistingArg, LevelArg, MemTypeArg, ProtArg, SizeArg, SoftwareArg};
 use super::sink::Sink;
@@ -29,11 +29,6 @@ const BETWEEN_REPINS: usize = 256;
 
 /// Where the elements of one call are worked on.
 type Inside<'v, 't> = Stay<'v, 't, Arena, Sink, Local>;
-
-/// The elements of a one-dimensional uint64 array, copied.
-fn elements(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
-    arrays::words(what, obj, 1).map(|(elements, _)| elements)
-}
 
 /// An error of one element, with the element's index on the exception.
 fn at_element(py: Python<'_>, (index, refused): (usize, Error)) -> PyErr {
@@ -293,7 +288,9 @@ impl PyStage2 {
         Bound<'py, PyArray1<u8>>,
     )> {
         let ipa = elements("ipa", ipa)?;
-        let (mut pas, mut levels, mut faults) = (vec![0; ipa.len()], vec![0; ipa.len()], vec![0; ipa.len()]);
+        let len = ipa.len();
+        let (mut pa, mut level, mut fault) = (Answers::new(py, len)?, Answers::new(py, len)?, Answers::new(py, len)?);
+        let (pas, levels, faults) = (pa.slice()?, level.slice()?, fault.slice()?);
         self.parts(py, ipa.len(), |table, part| {
             let found = pas[part.clone()].iter_mut().zip(&mut levels[part.clone()]);
             let found = found.zip(&mut faults[part.clone()]);
@@ -305,11 +302,7 @@ impl PyStage2 {
             }
             Ok(())
         })?;
-        Ok((
-            arrays::array(py, pas),
-            arrays::array(py, levels),
-            arrays::array(py, faults),
-        ))
+        Ok((pa.array(py), level.array(py), fault.array(py)))
     }
 
     /// Access many addresses as a CPU would: translate each, and set the access flag where `ha` says that hardware does.
@@ -342,7 +335,8 @@ impl PyStage2 {
         access: AccessArg,
     ) -> PyResult<Bound<'py, PyArray1<u8>>> {
         let ipa = elements("ipa", ipa)?;
-        let mut faults = vec![0; ipa.len()];
+        let mut answers = Answers::new(py, ipa.len())?;
+        let faults = answers.slice()?;
         self.parts(py, ipa.len(), |table, part| {
             let page = table.config().geometry.size(Level::L3);
             for (index, (&ipa, fault)) in part.clone().zip(ipa[part.clone()].iter().zip(&mut faults[part])) {
@@ -359,6 +353,6 @@ impl PyStage2 {
             }
             Ok(())
         })?;
-        Ok(arrays::array(py, faults))
+        Ok(answers.array(py))
     }
 }

@@ -227,7 +227,7 @@ impl PyVm {
     ///     As for `access`, with the element's index as `index`; the accesses before it are done.
     #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
     fn touch(&self, py: Python<'_>, ipa: &Bound<'_, PyAny>, access: AccessArg) -> PyResult<u64> {
-        let (ipa, _) = arrays::words("ipa", ipa, 1)?;
+        let ipa = arrays::elements("ipa", ipa)?;
         let touch = |vcpu: &mut Vcpu<'_, Arena, Sink>| {
             for (index, &ipa) in ipa.iter().enumerate() {
                 vcpu.access(Ipa::new(ipa), access.0)
@@ -424,7 +424,7 @@ impl PyVm {
         pages: Number,
         bitmap: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let (bitmap, _) = arrays::words("bitmap", bitmap, 1)?;
+        let bitmap = arrays::elements("bitmap", bitmap)?;
         let done = py.detach(|| self.vm.clear_dirty_log(slot.0, first_page.0, pages.0, &bitmap));
         done.map_err(|refused| error::vm(py, refused))
     }
