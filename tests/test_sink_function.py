@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from s2pt import Stage2
+
 # In processes of their own: what this is about would hang with the GIL held, beyond the reach of any timeout here.
 PEER = """
 import threading
@@ -40,8 +42,8 @@ def test_a_peer_that_waits_does_not_keep_the_gil(call: str) -> None:
     assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
 
 
-# The interpreter ends while a table is in use: by threads that nobody waits for, by whoever is told at exit, by what keeps
-# the table beyond the modules.
+# The interpreter ends while a table is in use: by threads that nobody waits for, by whoever is told at exit, by what
+# keeps the table beyond the modules.
 LEAVING = """
 import atexit, builtins, sys, threading
 from s2pt import Stage2
@@ -84,3 +86,25 @@ def test_the_interpreter_ends_while_a_sink_is_called(how: str) -> None:
     command = [sys.executable, "-c", LEAVING, *how.split()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "leaving\ntold True\n", "")
+
+
+def test_a_sink_uses_more_tables_than_its_thread_remembers():
+    """The function runs in the middle of a call, on its thread, and registers that thread with table after table."""
+    others = [Stage2() for _ in range(7)]
+    answers = set()
+
+    def sink(kind, fields):
+        for number, other in enumerate(others):
+            other.map(number << 12, 4096, pa=0)
+            answers.add(other.unmap(number << 12, 4096))
+
+    tables = [Stage2(sink=sink) for _ in range(7)]
+    for _ in range(3):
+        for s2 in tables:
+            s2.map(0, "2MiB", pa=0)
+            s2.map(0, 4096, pa=1 << 30)
+            assert s2.unmap(0, "2MiB") == 2 << 20
+            s2.drain()
+    while tables:
+        tables.pop()
+    assert answers == {4096}

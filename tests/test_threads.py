@@ -20,6 +20,7 @@ import pytest
 
 import s2pt
 from s2pt import Prot, Stage2
+from s2pt.image import Ptdump
 
 PAGE, BLOCK = 4096, 2 << 20
 BASE, SPAN = 0x8000_0000, 4 << 20
@@ -449,3 +450,44 @@ def test_a_thread_uses_many_tables_in_turn():
         s2.unmap(BASE, 3 * PAGE)
         s2.drain()
         assert s2.frames_in_use == 2
+
+
+# ------------------------------------------------------------------------------------------------- one object for all
+
+
+def test_objects_of_every_class_are_used_by_many_threads(quick_switches):
+    """No call is refused because another is under way, and an iterator gives each leaf to one thread."""
+    s2 = Stage2()
+    s2.map(BASE, SPAN, pa=0, largest=3)
+    vm = s2pt.Vm(memory=SPAN, ipa=BASE, backing="pages")
+    image, leaf = s2.image(), s2[BASE]
+    text = Ptdump(s2.dump())
+    of_table, of_image = iter(s2), iter(image)
+    taken = [[] for _ in range(THREADS)]
+    job = s2pt._core.DirtyLogJob(
+        vcpus=1, bytes_per_vcpu="64MiB", iterations=1, backing="pages", manual_protect=True, write_percent=100,
+        random=False, seed=1, policy="lockless",
+    )  # fmt: skip
+    job.start()
+
+    def use(thread):
+        for page in range(300):
+            here = BASE + page * PAGE
+            taken[thread].append((next(of_table).ipa, next(of_image).ipa) if page < 64 else None)
+            assert vm.access(here, "w").pa == here
+            assert vm.translate(here).pa == here
+            assert image.translate(here).pa == page * PAGE
+            assert hash(leaf) == hash(s2[BASE])
+            assert leaf == s2[BASE]
+            if page % 100 == 0:
+                assert len(text.runs) >= 1
+                assert len(vm.leaves_array()) >= page
+                assert repr(vm).startswith("<Vm")
+                assert len(image.leaves_array()) == SPAN // PAGE
+        assert job.wait(60)
+        assert job.result()["accesses"] == (64 << 20) // PAGE
+
+    run_together([lambda thread=thread: use(thread) for thread in range(THREADS)])
+    for kind in (0, 1):
+        seen = sorted(pair[kind] for pairs in taken for pair in pairs if pair)
+        assert seen == list(range(BASE, BASE + THREADS * 64 * PAGE, PAGE))

@@ -30,6 +30,27 @@ mod stage2;
 mod types;
 mod vm;
 
+/// What Python without a GIL asks of a class: calls of several threads share the object and none borrows it alone, so no
+/// call is refused because another is under way. `get` compiles for frozen classes that are `Sync`, and no others.
+#[expect(dead_code, reason = "compiling is all that it is for")]
+fn shared_by_all_threads() {
+    macro_rules! shared {
+        ($($class:ty),* $(,)?) => {$(
+            let _ = |object: &pyo3::Bound<'_, $class>| { object.get(); };
+        )*};
+    }
+    shared!(stage2::PyStage2, vm::PyVm, query::LeafIterator);
+    shared!(image::PyImage, image::ImageLeaves, ptdump::PyPtdump);
+    shared!(dirty_log::DirtyLogJob, replay::ReplayJob, bench::BenchJob);
+    shared!(
+        results::Mapping,
+        results::Translation,
+        results::Mapped,
+        results::Changed,
+        results::Entry
+    );
+}
+
 /// The private extension module behind the package `s2pt`.
 #[pyo3::pymodule(gil_used = false)]
 mod _core {

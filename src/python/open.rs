@@ -43,23 +43,38 @@ impl Open {
     #[inline]
     pub fn work<R>(&self, work: impl FnOnce(&Handle<'_, Arena, Sink>) -> R) -> R {
         // A thread that is ending has no memory of its own any more; it registers for this call alone.
-        let remembered = REGISTRATIONS.try_with(|all| self.remembered(&mut all.borrow_mut()));
-        work(&remembered.unwrap_or_else(|_| self.0.handle()))
+        let remembered = REGISTRATIONS.try_with(|all| self.remembered(&all.borrow()));
+        let handle = remembered.ok().flatten();
+        work(&handle.unwrap_or_else(|| self.registered()))
     }
 
-    fn remembered(&self, all: &mut Vec<Local>) -> Handle<'_, Arena, Sink> {
-        if let Some(handle) = all.iter().rev().find_map(|local| self.0.handle_of(local)) {
-            return handle;
-        }
-        if all.len() == REMEMBERED {
-            all.remove(0);
-        }
+    #[inline]
+    fn remembered(&self, all: &[Local]) -> Option<Handle<'_, Arena, Sink>> {
+        all.iter().rev().find_map(|local| self.0.handle_of(local))
+    }
+
+    /// Registers the calling thread, and remembers that.
+    #[cold]
+    fn registered(&self) -> Handle<'_, Arena, Sink> {
         let local = self.0.register();
         let handle = self.0.handle_of(&local);
-        all.push(local);
+        let _ = REGISTRATIONS.try_with(|all| remember(all, local));
         // It is of this table: it was just made.
         handle.unwrap_or_else(|| self.0.handle())
     }
+}
+
+/// Puts `new` into a thread's memory, and what it has no more room for out of it: after it was let go, since a
+/// registration that ends may free frames, which a function as the sink is told of, and it may call anything.
+fn remember<T>(all: &RefCell<Vec<T>>, new: T) {
+    let forgotten = {
+        let mut all = all.borrow_mut();
+        let full = all.len() == REMEMBERED;
+        let forgotten = full.then(|| all.remove(0));
+        all.push(new);
+        forgotten
+    };
+    drop(forgotten);
 }
 
 impl Deref for Open {
@@ -93,19 +108,20 @@ impl OpenVm {
         let mut vcpu = remembered.ok().flatten().unwrap_or_else(|| self.0.vcpu());
         let done = work(&mut vcpu);
         // A thread that is ending remembers nothing.
-        let _ = VCPUS.try_with(|all| {
-            let all = &mut *all.borrow_mut();
-            if all.len() == REMEMBERED {
-                all.remove(0);
-            }
-            all.push(vcpu.park());
-        });
+        let _ = VCPUS.try_with(|all| remember(all, vcpu.park()));
         done
     }
 
+    #[inline(always)]
     fn remembered(&self, all: &mut Vec<Parked>) -> Option<Vcpu<'_, Arena, Sink>> {
-        let place = all.iter().rposition(|parked| self.0.owns(parked))?;
-        self.0.unpark(all.remove(place)).ok()
+        // Mostly the last one, which is tried without a look.
+        for place in (0..all.len()).rev() {
+            match self.0.unpark(all.remove(place)) {
+                Ok(vcpu) => return Some(vcpu),
+                Err(other) => all.insert(place, other),
+            }
+        }
+        None
     }
 
     /// Whether a fault may wait: for a lock, or for a TLBI that stalls.

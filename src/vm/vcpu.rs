@@ -44,12 +44,6 @@ impl core::fmt::Debug for Parked {
 }
 
 impl<M: TableMemory, T: Tlb> Vm<M, T> {
-    /// Whether a vCPU is of this VM.
-    #[inline]
-    pub fn owns(&self, parked: &Parked) -> bool {
-        self.stage2.handle_of(&parked.local).is_some()
-    }
-
     /// The vCPU that [`Vcpu::park`] put away, at next to no cost; its counters start at zero.
     ///
     /// # Errors
@@ -67,7 +61,7 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     /// assert!(Machine::default().build(s2pt::table::Null)?.unpark(vcpu.park()).is_err());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn unpark(&self, parked: Parked) -> Result<Vcpu<'_, M, T>, Parked> {
         let Some(handle) = self.stage2.handle_of(&parked.local) else {
             return Err(parked);
@@ -98,7 +92,7 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
         Self::with(vm, vm.stage2.handle(), vm.gate.register(), CachedSlots::new(&vm.slots))
     }
 
-    #[inline]
+    #[inline(always)]
     fn with(vm: &'v Vm<M, T>, handle: Handle<'v, M, T>, marker: Arc<Marker>, slots: CachedSlots) -> Self {
         Self {
             vm,
@@ -111,7 +105,7 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
     }
 
     /// Puts the vCPU away until [`Vm::unpark`].
-    #[inline]
+    #[inline(always)]
     pub fn park(self) -> Parked {
         Parked {
             local: self.handle.access.clone(),
