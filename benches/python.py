@@ -143,7 +143,7 @@ def calls() -> Iterator[Bench]:
         "write_protect": "it.write_protect(0x80001000, 4096)",
         "map_same": "it.map(0x80001000, 4096, 0x80001000)",
         "map_keywords": "it.map(0x80001000, 4096, pa=0x80001000, prot=Prot.RW, existing='replace')",
-        "annotate_same": "it.annotate(0x90000000, 4096, 0)",
+        "annotate_same": "it.annotate(0x90000000, 4096, 7)",
     }
     for name, text in on_stage2.items():
         title = f"Stage2: {text.removeprefix('it.')}".replace("it[", "s2[").replace(" in it", " in s2")
