@@ -26,6 +26,7 @@ mod free_list;
 mod loom_tests;
 #[cfg(any(loom, shuttle, all(test, feature = "std")))]
 pub mod model;
+mod prefetch;
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 mod region;
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
@@ -36,6 +37,7 @@ mod tests;
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use arena::{Arena, ArenaError, ArenaOptions, ArenaStats};
 pub use frame::Frame;
+pub(crate) use prefetch::prefetch;
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use region::Window;
 

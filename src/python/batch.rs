@@ -76,17 +76,17 @@ fn first_refused(addresses: &[u64], check: impl Fn(u64) -> Result<(), Error>) ->
 }
 
 impl PyStage2 {
-    /// Runs `work` for every part of `0..count`, in order, detached, looking for Ctrl-C now and then; stops at the first
+    /// Runs `work` for every part of the addresses, in order, detached, looking for Ctrl-C now and then; stops at the first
     /// error, which names its element.
     fn parts(
         &self,
         py: Python<'_>,
-        count: usize,
+        addresses: &[u64],
         mut work: impl FnMut(&Inside<'_, '_>, Range<usize>) -> Result<(), (usize, Error)> + Send,
     ) -> PyResult<()> {
         // Also for an empty array: is it open?
         self.table(py)?;
-        let mut start = 0;
+        let (mut start, count) = (0, addresses.len());
         while start < count {
             let work = &mut work;
             let done = self.detached(py, move |table| {
@@ -94,6 +94,7 @@ impl PyStage2 {
                 let mut stay = table.stay();
                 loop {
                     let end = count.min(start + BETWEEN_REPINS);
+                    stay.prefetch(addresses[start..end].iter().map(|&ipa| Ipa::new(ipa)));
                     work(&stay, start..end)?;
                     if end == count || begun.elapsed() > BETWEEN_SIGNALS {
                         return Ok(end);
@@ -195,7 +196,7 @@ impl PyStage2 {
         checked.map_err(|refused| at_element(py, refused))?;
         let keep = options.existing == Existing::Keep;
         let mut sum = Mapped::default();
-        self.parts(py, ipa.len(), |table, part| {
+        self.parts(py, &ipa, |table, part| {
             for (index, (&ipa, &pa)) in part.clone().zip(ipa[part.clone()].iter().zip(&pa[part])) {
                 match table.map(Ipa::new(ipa), size, Pa::new(pa), &attrs, options) {
                     Ok(done) => {
@@ -239,7 +240,7 @@ impl PyStage2 {
         let checked = self.detached(py, |table| check_ranges(table, &ipa, size))?;
         checked.map_err(|refused| at_element(py, refused))?;
         let mut sum = 0;
-        self.parts(py, ipa.len(), |table, part| {
+        self.parts(py, &ipa, |table, part| {
             for (index, &ipa) in part.clone().zip(&ipa[part]) {
                 sum += table.unmap(Ipa::new(ipa), size).map_err(|refused| (index, refused))?;
             }
@@ -291,7 +292,7 @@ impl PyStage2 {
         let len = ipa.len();
         let (mut pa, mut level, mut fault) = (Answers::new(py, len)?, Answers::new(py, len)?, Answers::new(py, len)?);
         let (pas, levels, faults) = (pa.slice()?, level.slice()?, fault.slice()?);
-        self.parts(py, ipa.len(), |table, part| {
+        self.parts(py, &ipa, |table, part| {
             let found = pas[part.clone()].iter_mut().zip(&mut levels[part.clone()]);
             let found = found.zip(&mut faults[part.clone()]);
             for (&ipa, ((pa, at), fault)) in ipa[part].iter().zip(found) {
@@ -337,7 +338,7 @@ impl PyStage2 {
         let ipa = elements("ipa", ipa)?;
         let mut answers = Answers::new(py, ipa.len())?;
         let faults = answers.slice()?;
-        self.parts(py, ipa.len(), |table, part| {
+        self.parts(py, &ipa, |table, part| {
             let page = table.config().geometry.size(Level::L3);
             for (index, (&ipa, fault)) in part.clone().zip(ipa[part.clone()].iter().zip(&mut faults[part])) {
                 let here = Ipa::new(ipa);

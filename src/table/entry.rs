@@ -33,7 +33,7 @@ use super::View;
 use super::reclaim::Access;
 use super::tlb::{Event, Tlb};
 use crate::arch::{Level, Pa, Pte};
-use crate::memory::{TableMemory, Tables};
+use crate::memory::{TableMemory, Tables, prefetch};
 use crate::sync::{AtomicU64, Backoff, Ordering};
 use core::ops::Range;
 
@@ -66,6 +66,14 @@ impl Table<'_> {
             pa: self.pa,
             #[cfg(any(debug_assertions, loom, shuttle))]
             generation: self.generation,
+        }
+    }
+
+    /// Asks for the cache line of an entry.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, index: usize) {
+        if let Some(entry) = self.entries.get(index) {
+            prefetch(entry);
         }
     }
 
