@@ -359,3 +359,39 @@ fn a_stay_that_has_seen_a_table_meets_its_unlink() {
         settled(&table);
     });
 }
+
+#[test]
+fn what_two_unmaps_leave_empty_is_freed_though_neither_emptied_it_alone() {
+    model("unmap/unmap of a range, a table above them", Some(2), || {
+        let table = table(3, 8);
+        let view = table.handle();
+        assert!(map(&view, 0, PAGE, A, Prot::RW, Existing::Keep));
+        assert!(map(&view, 2 * PAGE, 2 * PAGE, A + 2 * PAGE, Prot::RW, Existing::Keep)); // a block
+        drop(view);
+        let other = spawn(&table, |view| view.unmap(Ipa::new(0), PAGE).unwrap());
+        // The hole beside the page, and the block behind the next entry of the table above.
+        table.handle().unmap(Ipa::new(PAGE), 3 * PAGE).unwrap();
+        other.join().unwrap();
+        settled(&table);
+        assert_eq!(table.handle().stats().table_frames(), 1, "an empty table stays linked");
+    });
+}
+
+#[test]
+fn a_table_emptied_beside_a_merge_that_is_called_off_is_freed() {
+    model("unmap of both pages/collapse", Some(2), || {
+        let table = table(2, 4);
+        let view = table.handle();
+        assert!(map(&view, 0, PAGE, A, Prot::RW, Existing::Keep));
+        assert!(map(&view, PAGE, PAGE, A + PAGE, Prot::RW, Existing::Keep));
+        drop(view);
+        let other = spawn(&table, |view| view.collapse(Ipa::new(0), 2 * PAGE).unwrap());
+        let view = table.handle();
+        view.unmap(Ipa::new(0), PAGE).unwrap();
+        view.unmap(Ipa::new(PAGE), PAGE).unwrap();
+        drop(view);
+        other.join().unwrap();
+        settled(&table);
+        assert_eq!(table.handle().stats().table_frames(), 1, "an empty table stays linked");
+    });
+}

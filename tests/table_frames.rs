@@ -132,3 +132,18 @@ fn vcpus_with_frames_of_their_own_populate_one_table() {
     assert_eq!(vcpu.leaves(Ipa::new(0), 4 * 4096 * PAGE).unwrap().count(), 4 * 4096);
     assert_eq!(table.memory().stats().in_use as u64, vcpu.stats().table_frames());
 }
+
+#[test]
+#[should_panic(expected = "a frame cache of another memory than the table's")]
+fn frames_of_another_memory_are_refused() {
+    let (table, other) = (table(64), table(64));
+    let cache = FrameCache::new(other.memory(), 8);
+    let _ = table.handle().with_frame_cache(&cache);
+}
+
+#[test]
+fn the_only_user_may_be_sent_to_another_thread() {
+    fn sent<T: Send>(_: &T) {}
+    let mut table = table(64);
+    sent(&table.exclusive());
+}

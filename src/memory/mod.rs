@@ -124,8 +124,7 @@ pub trait TableMemory: Send + Sync {
     /// The slice stays valid as long as the memory, even when the frame is freed meanwhile: it is then a frame of
     /// zeros, or of another table. What keeps a walker from seeing that is the grace period before `free`.
     ///
-    /// A frame that is still private (a live [`Frame`]) must not be looked at while [`fill`](Self::fill) runs on it, nor a
-    /// frame of a table while somebody works on that table through exclusive access.
+    /// A frame that is still private (a live [`Frame`]) must not be looked at while [`fill`](Self::fill) runs on it.
     ///
     /// # Panics
     ///

@@ -247,42 +247,18 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
         self.swap(table, index, old, new, Ordering::Release)
     }
 
-    /// Entries of one table as plain words, for who is alone in it: loops over them can be vectorised.
+    /// Entries of one table, for who is alone in it and deals with all of them in one go, by Relaxed loads and stores.
+    ///
+    /// They are plain moves. Plain words could be vectorised besides; but the frames of a memory can be looked at by
+    /// anybody who has it (`TableMemory::table` is safe), and then that would be a data race.
     ///
     /// # Panics
     /// With shared access.
-    #[cfg(not(any(loom, shuttle)))]
     #[inline]
-    pub(crate) fn alone_with<R>(
-        &self,
-        table: Table<'_>,
-        indices: Range<usize>,
-        work: impl FnOnce(&mut [u64]) -> R,
-    ) -> R {
-        assert!(!A::SHARED, "plain access beside others");
+    pub(crate) fn alone_in<'g>(&self, table: Table<'g>, indices: Range<usize>) -> &'g [AtomicU64] {
+        assert!(!A::SHARED, "stores without an exchange beside others");
         self.check_alive(table);
-        let entries = &table.entries[indices];
-        // SAFETY: an exclusive view comes from a `&mut Stage2`, so no other view of the table exists: nobody loads or
-        // stores these entries while `work` runs, which cannot reach them otherwise. AtomicU64 has the layout of u64.
-        work(unsafe { core::slice::from_raw_parts_mut(entries.as_ptr().cast_mut().cast::<u64>(), entries.len()) })
-    }
-
-    /// The same where the words are a model's: copied out and stored back.
-    #[cfg(any(loom, shuttle))]
-    pub(crate) fn alone_with<R>(
-        &self,
-        table: Table<'_>,
-        indices: Range<usize>,
-        work: impl FnOnce(&mut [u64]) -> R,
-    ) -> R {
-        assert!(!A::SHARED, "plain access beside others");
-        let entries = &table.entries[indices];
-        let mut words: alloc::vec::Vec<u64> = entries.iter().map(|entry| entry.load(Ordering::Relaxed)).collect();
-        let result = work(&mut words);
-        for (entry, word) in entries.iter().zip(words) {
-            entry.store(word, Ordering::Relaxed);
-        }
-        result
+        &table.entries[indices]
     }
 
     /// R6: ends the life of an entry whose table is being unlinked, and yields its last value.

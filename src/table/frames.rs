@@ -20,6 +20,9 @@ pub struct FrameCache<'m, M: TableMemory> {
     room: usize,
 }
 
+/// Nobody should keep more from others.
+const MOST: usize = 1024;
+
 impl<M: TableMemory> core::fmt::Debug for FrameCache<'_, M> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let held = self.frames.borrow().len();
@@ -28,14 +31,19 @@ impl<M: TableMemory> core::fmt::Debug for FrameCache<'_, M> {
 }
 
 impl<'m, M: TableMemory> FrameCache<'m, M> {
-    /// Of at most `room` frames of `memory`; they are fetched together when the first is needed.
+    /// Of at most `room` frames of `memory`, or 1024; they are fetched together when the first is needed.
     pub fn new(memory: &'m M, room: usize) -> Self {
         Self {
             memory,
-            frames: RefCell::new(Vec::with_capacity(room)),
+            frames: RefCell::new(Vec::with_capacity(room.min(MOST))),
             claimed: Cell::new(0),
-            room,
+            room: room.min(MOST),
         }
+    }
+
+    /// Whether it was made for `memory`.
+    pub(crate) fn is_of(&self, memory: &M) -> bool {
+        core::ptr::eq(self.memory, memory)
     }
 
     /// Sets up to `wanted` frames aside, fetching more first if there are too few. Says how many.

@@ -149,7 +149,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             return false;
         };
         let stray = (ipa.get() | pa.get()) & (size - 1) != 0;
-        if stray || ipa.get() >= geometry.ipa_limit() || pa.get() >= geometry.pa_limit() {
+        if stray || ipa.get() >= geometry.ipa_limit() || pa.get() >= geometry.pa_limit() || size > geometry.pa_limit() {
             return false;
         }
         let strange = !options.flags.is_empty() && !self.kvm();

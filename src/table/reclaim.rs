@@ -11,6 +11,7 @@
 //! Under loom and shuttle the collector is a small model with the same promise (crossbeam's explodes the search).
 
 use super::Core;
+use super::frames::FrameCache;
 use super::tlb::{Event, Tlb};
 use crate::arch::{Level, Pa, Pte};
 use crate::memory::{Frame, TableMemory};
@@ -31,6 +32,12 @@ pub trait Access: Clone + sealed::Sealed {
     const SHARED: bool;
     /// Held for the length of one walk.
     type Guard;
+    /// The frames at hand, where there can be some.
+    #[doc(hidden)]
+    type Cache<'t, M: TableMemory + 't>: Copy + Default;
+
+    #[doc(hidden)]
+    fn cache<'t, M: TableMemory>(cache: Self::Cache<'t, M>) -> Option<&'t FrameCache<'t, M>>;
 
     /// Enters the table.
     #[doc(hidden)]
@@ -76,6 +83,12 @@ impl Alone {
 impl Access for Alone {
     const SHARED: bool = false;
     type Guard = ();
+    type Cache<'t, M: TableMemory + 't> = ();
+
+    #[inline(always)]
+    fn cache<'t, M: TableMemory>((): ()) -> Option<&'t FrameCache<'t, M>> {
+        None
+    }
 
     #[inline(always)]
     fn pin(&self) {}
@@ -192,6 +205,12 @@ mod imp {
     impl Access for Local {
         const SHARED: bool = true;
         type Guard = Guard;
+        type Cache<'t, M: TableMemory + 't> = Option<&'t FrameCache<'t, M>>;
+
+        #[inline(always)]
+        fn cache<'t, M: TableMemory>(cache: Self::Cache<'t, M>) -> Option<&'t FrameCache<'t, M>> {
+            cache
+        }
 
         #[inline]
         fn pin(&self) -> Guard {
@@ -290,6 +309,12 @@ mod imp {
     impl Access for Local {
         const SHARED: bool = true;
         type Guard = Guard;
+        type Cache<'t, M: TableMemory + 't> = Option<&'t FrameCache<'t, M>>;
+
+        #[inline(always)]
+        fn cache<'t, M: TableMemory>(cache: Self::Cache<'t, M>) -> Option<&'t FrameCache<'t, M>> {
+            cache
+        }
 
         fn pin(&self) -> Guard {
             self.0.readers.fetch_add(1, Ordering::AcqRel);

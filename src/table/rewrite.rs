@@ -15,6 +15,7 @@ use super::walk::{At, Step, Visitor};
 use super::way::{ByAccess, Way};
 use crate::arch::{Format, Ipa, Level, Pte};
 use crate::memory::TableMemory;
+use crate::sync::{AtomicU64, Ordering};
 use core::borrow::Borrow;
 use core::ops::Range;
 
@@ -276,8 +277,7 @@ impl<M: TableMemory, W: Rewrite> Attributes<'_, M, W> {
         index - indices.start
     }
 
-    /// Pages of one table with plain loads and stores, in loops that the compiler can vectorise. All of them or, if one is
-    /// LOCKED (its holder died), none.
+    /// Pages of one table by who is alone in it. All of them or, if one is LOCKED (its holder died), none.
     fn run_alone<'g, T: Tlb, A: Access>(
         &mut self,
         view: &'g View<'_, M, T, A>,
@@ -287,7 +287,7 @@ impl<M: TableMemory, W: Rewrite> Attributes<'_, M, W> {
     ) -> usize {
         let (format, rewrite) = (&view.core.format, &self.rewrite);
         let size = view.core.config.geometry.size(Level::L3);
-        let Some(run) = view.alone_with(table, indices, |entries| plain_run::<T, W>(format, rewrite, entries)) else {
+        let Some(run) = plain_run::<T, W>(format, rewrite, view.alone_in(table, indices)) else {
             return 0;
         };
         if let Some((first, last)) = run.span {
@@ -445,24 +445,26 @@ struct Run {
     flags: u64,
 }
 
-/// Rewrites plain words. `None`, and nothing was done: one of them is LOCKED.
+/// Rewrites entries that nobody else writes. `None`, and nothing was done: one of them is LOCKED.
 #[inline]
-fn plain_run<T: Tlb, W: Rewrite>(format: &Format, rewrite: &W, entries: &mut [u64]) -> Option<Run> {
+fn plain_run<T: Tlb, W: Rewrite>(format: &Format, rewrite: &W, entries: &[AtomicU64]) -> Option<Run> {
+    // Relaxed throughout: alone.
+    let load = |entry: &AtomicU64| Pte::from_raw(entry.load(Ordering::Relaxed));
     let (mut all, mut any) = (u64::MAX, 0);
-    for &raw in entries.iter() {
+    for entry in entries {
+        let raw = load(entry).raw();
         all &= raw;
         any |= raw;
     }
     let full = Pte::from_raw(all).is_valid();
-    if !full && entries.iter().any(|&raw| Pte::from_raw(raw).is_locked()) {
+    if !full && entries.iter().any(|entry| load(entry).is_locked()) {
         return None;
     }
-    let new = |raw: u64| {
-        let pte = Pte::from_raw(raw);
+    let new = |pte: Pte| {
         if pte.is_valid() {
-            rewrite.rewrite(format, pte).raw()
+            rewrite.rewrite(format, pte)
         } else {
-            raw
+            pte
         }
     };
     let mut run = Run {
@@ -473,25 +475,27 @@ fn plain_run<T: Tlb, W: Rewrite>(format: &Format, rewrite: &W, entries: &mut [u6
         flags: any,
     };
     if T::ACTIVE {
-        let changes = |&raw: &u64| new(raw) != raw;
+        let changes = |entry: &AtomicU64| new(load(entry)) != load(entry);
         run.span = entries.iter().position(changes).zip(entries.iter().rposition(changes));
     }
     // A full table of leaves alike is the rule, and takes no look at the single entry.
     match rewrite.clears() {
         Some(bits) if full && any & bits == 0 => {}
         Some(bits) if full && all & bits != 0 => {
-            for raw in entries.iter_mut() {
-                *raw &= !bits;
+            for entry in entries {
+                entry.store(load(entry).raw() & !bits, Ordering::Relaxed);
             }
             run.changed = run.valid;
         }
         _ => {
             (run.valid, run.flags) = (0, 0);
-            for raw in entries.iter_mut() {
-                let old = core::mem::replace(raw, new(*raw));
-                run.changed += u64::from(*raw != old);
-                run.valid += old & 1;
-                run.flags |= old & (old & 1).wrapping_neg();
+            for entry in entries {
+                let old = load(entry);
+                let new = new(old);
+                entry.store(new.raw(), Ordering::Relaxed);
+                run.changed += u64::from(new != old);
+                run.valid += u64::from(old.is_valid());
+                run.flags |= old.raw() & (old.raw() & 1).wrapping_neg();
             }
         }
     }

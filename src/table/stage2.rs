@@ -160,7 +160,7 @@ pub struct View<'t, M: TableMemory, T: Tlb, A: Access> {
     /// How many table frames one call may take.
     pub(crate) frames: usize,
     /// Frames at hand.
-    pub(crate) cache: Option<&'t FrameCache<'t, M>>,
+    pub(crate) cache: A::Cache<'t, M>,
 }
 
 impl<M: TableMemory, T: Tlb> core::fmt::Debug for Stage2<M, T> {
@@ -302,6 +302,9 @@ impl<'t, M: TableMemory, T: Tlb> Handle<'t, M, T> {
     /// For a vCPU that faults memory in: a new table takes three exchanges on words that all vCPUs share; with a cache of
     /// eight frames it does so once in eight times. A cache belongs to one thread, and to this table's memory.
     ///
+    /// # Panics
+    /// If the cache was not made for [`Stage2::memory`] of this table.
+    ///
     /// ```
     /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
     /// # use s2pt::memory::{Arena, ArenaOptions};
@@ -318,6 +321,10 @@ impl<'t, M: TableMemory, T: Tlb> Handle<'t, M, T> {
     /// ```
     #[must_use]
     pub fn with_frame_cache(self, cache: &'t FrameCache<'t, M>) -> Self {
+        assert!(
+            cache.is_of(&self.core.memory),
+            "a frame cache of another memory than the table's"
+        );
         View {
             cache: Some(cache),
             ..self
@@ -346,7 +353,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
             trail: Trail::default(),
             wait: true,
             frames: usize::MAX,
-            cache: None,
+            cache: A::Cache::default(),
         }
     }
 
@@ -368,7 +375,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
 
     /// Sets frames aside for one operation.
     pub(crate) fn reserve(&self) -> Reserve<'_, M> {
-        Reserve::new(&self.core.memory, self.cache, self.frames)
+        Reserve::new(&self.core.memory, A::cache(self.cache), self.frames)
     }
 
     /// The same view that waits for no LOCKED entry.

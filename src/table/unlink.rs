@@ -128,9 +128,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let (mut frames, mut leaves) = (1, 0);
         if !A::SHARED && !F::ASKS && table.level.is_last() {
             // Nothing to freeze, nobody to ask: what is valid is counted.
-            leaves = self.alone_with(table, 0..table.len(), |entries| {
-                entries.iter().map(|entry| entry & 1).sum()
-            });
+            let entries = self.alone_in(table, 0..table.len());
+            leaves = entries.iter().map(|entry| entry.load(Ordering::Relaxed) & 1).sum();
             farewell.leaves(table.level, leaves);
             return Ok(frames);
         }
@@ -217,8 +216,36 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             fence(Ordering::SeqCst);
         }
         let last = table.len() - 1;
-        let holds = |index: usize| !self.load(table, index & last).is_empty();
+        // FROZEN tells nothing: a peer who merges the table has begun, and may give up what was empty before.
+        let holds = |index: usize| {
+            let found = self.load(table, index & last);
+            !found.is_empty() && !found.is_frozen()
+        };
         holds(index + 1) || holds(index.wrapping_sub(1))
+    }
+
+    /// Whether anything is left in a table of which the entries `first..next` were emptied.
+    fn look(&self, table: Table<'_>, first: usize, next: usize) -> Look {
+        let len = table.len();
+        if A::SHARED {
+            fence(Ordering::SeqCst);
+        }
+        // Above the table that was worked on, the entry on the way is mostly still there: nothing more to look at. Who
+        // empties it later looks then.
+        let on_the_way = self.load(table, first);
+        if !on_the_way.is_empty() && !on_the_way.is_frozen() {
+            return Look::Holds;
+        }
+        let mut look = Look::Empty;
+        for index in core::iter::once(first + len - 1).chain(next..next + len) {
+            let found = self.load(table, index % len);
+            if found.is_frozen() {
+                look = Look::Busy;
+            } else if !found.is_empty() {
+                return Look::Holds;
+            }
+        }
+        look
     }
 
     /// Unlinks the table behind `at` if nothing is left in it.
@@ -228,38 +255,38 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// last two entries at the same time not both miss it.
     pub(crate) fn unlink_if_empty<'g>(&'g self, guard: &A::Guard, at: At<'g>, first: usize, next: usize) {
         let mut backoff = Backoff::new();
-        let mut old = self.load(at.table, at.index);
-        // A peer who tries to merge or unlink this table will call that off if it has become empty meanwhile, and nobody
-        // would look again. The caller holds nothing, so he may wait for a holder above (R10).
-        while old.is_locked() && self.wait {
-            backoff.wait();
-            old = self.load(at.table, at.index);
-        }
-        if !old.is_table(at.level()) {
-            return;
-        }
-        let child = self.child(at.table, old);
-        // Above the table that was worked on, the entry on the way is mostly still there: nothing more to look at. Who
-        // empties it later looks then.
-        if !self.load(child, first).is_empty() {
-            return;
-        }
-        if A::SHARED {
-            fence(Ordering::SeqCst);
-        }
-        let len = child.len();
-        let empty = |index: usize| self.load(child, index % len).is_empty();
-        if !empty(first + len - 1) || !(next..next + len).all(empty) {
-            return;
-        }
-        if self.lock(at.table, at.index, old).is_err() {
-            return;
-        }
+        let (old, child) = loop {
+            let old = self.load(at.table, at.index);
+            // A peer who tries to merge or unlink this table will call that off if it has become empty meanwhile, and nobody
+            // would look again. The caller holds nothing, so he may wait for a holder above (R10), also for one who came
+            // after this look: then entries are FROZEN, or the lock fails.
+            let look = if old.is_locked() {
+                Look::Busy
+            } else if old.is_table(at.level()) {
+                self.look(self.child(at.table, old), first, next)
+            } else {
+                return;
+            };
+            match look {
+                Look::Holds => return,
+                Look::Empty if self.lock(at.table, at.index, old).is_ok() => break (old, self.child(at.table, old)),
+                _ if !self.wait => return,
+                _ => backoff.wait(),
+            }
+        };
         if self.freeze_if(at, old, child, |_, last| last.is_empty()) {
             self.invalidate_empty_table(&at);
             self.make_and_retire(guard, at, child, 1, Pte::EMPTY);
         }
     }
+}
+
+/// What a look through a table found.
+enum Look {
+    Empty,
+    Holds,
+    /// A peer has the table.
+    Busy,
 }
 
 /// Why a freeze stopped.
