@@ -26,8 +26,8 @@ NEIGHBOURS = (
     " tables"
 )
 HOST = (
-    "wall time of two cores of a shared host: two processes that share nothing gave 1.34 x one in the same minute in which"
-    " two threads gave 1.79 x; earlier runs gave 1.86 to 2.04"
+    "wall time of two cores of a shared host: two processes that share nothing gave 1.34 x one in the same minute in"
+    " which two threads gave 1.79 x; earlier runs gave 1.86 to 2.04"
 )
 PYTHON = ("map_many", "unmap_many", "translate_many", "touch", "vm_touch_fault")
 WHY = {
@@ -47,9 +47,9 @@ WHY = {
     "call_vm_access_fault": "a fault, an entry in the dirty log and a result of two levels; 291 ns at best",
     **dict.fromkeys(
         ("peers_shared_map_pages", "peers_shared_map_blocks", "peers_shared_split"),
-        "the same code on both sides, with one exchange a table here; the rest is the host, as the four-level rows show",
+        "the same code on both sides, with one exchange a table here; the rest is noise: see four levels",
     ),
-    "peers_shared_collapse": "512 exchanges freeze the table, so that no fault below is lost; behind a lock none is due",
+    "peers_shared_collapse": "512 exchanges freeze the table, so that no fault is lost; behind a lock none is due",
     "write_protect_exclusive": "a pass of Relaxed loads and stores; runs in one hour gave 0.43 to 0.63 ns",
     "unmap_exclusive": "what goes is counted and its frames are zeroed; runs in one hour gave 0.43 to 0.53 ns",
     "stalled": "48 threads' starts and waits in wall time on two cores of a shared host: runs gave 1.16 to 1.32",
