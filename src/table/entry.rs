@@ -225,11 +225,15 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
     }
 
     /// The make: the caller's LOCKED entry gets its new value, after TLBI and DSB. Releases what `new` points to.
+    ///
+    /// The sink hears of it just before: until the store nobody else can write the entry, so what was stored there is told
+    /// in the order in which it happened.
     #[inline]
     pub(crate) fn make(&self, table: Table<'_>, index: usize, new: Pte) {
         self.check_alive(table);
         let entry = &table.entries[index];
         debug_assert_eq!(entry.load(Ordering::Relaxed), Pte::LOCKED.raw(), "make without a break");
+        self.stored(table, index, Pte::LOCKED, new, true);
         entry.store(
             new.raw(),
             if A::SHARED {
@@ -238,7 +242,6 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
                 Ordering::Relaxed
             },
         );
-        self.stored(table, index, Pte::LOCKED, new, true);
     }
 
     /// Writes any value over an entry, past all rules: what a test needs to leave an entry as a peer would who died between
@@ -302,7 +305,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
         }
         debug_assert!(frozen.is_frozen(), "thaw of an entry that is not frozen");
         let value = frozen.thaw();
-        table.entries[index].store(value.raw(), Ordering::Release);
         self.stored(table, index, frozen, value, true);
+        table.entries[index].store(value.raw(), Ordering::Release);
     }
 }

@@ -10,7 +10,7 @@ use crate::sync::Arc;
 /// One step that a table operation takes, in the order in which it takes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An entry was written.
+    /// An entry was written; a LOCKED or FROZEN one, which only its holder writes, is about to be.
     Store {
         /// Physical address of the entry.
         entry: Pa,
