@@ -8,7 +8,8 @@ pub use alloc::sync::Arc;
 #[cfg(not(any(loom, shuttle)))]
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
-#[cfg(s2pt_faults)]
+// Of std under the model checkers too: what it holds is read from the environment, and is no step of a model.
+#[cfg(any(s2pt_faults, s2pt_mutations))]
 pub(crate) use std::sync::OnceLock;
 
 #[cfg(loom)]

@@ -1,4 +1,4 @@
-"""Shows that the oracles notice wrong code: each fault of src/faults.rs is switched on and must be caught.
+"""Shows that the oracles notice wrong code: each fault of src/faults/arithmetic.rs is switched on and must be caught.
 
     python tests/mmu_faults.py target/faults/site
 

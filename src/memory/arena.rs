@@ -281,8 +281,9 @@ impl Arena {
             self.region.pa(index)
         );
         // SAFETY: a `Frame` is private, and `check_owner` has seen that it is one of this arena's.
-        unsafe { self.region.clear(index) };
+        mutated!(ZeroedLate, (), unsafe { self.region.clear(index) });
         self.free.push(&self.region, index);
+        mutated!(ZeroedLate, self.region.clear_shared(index));
     }
 
     fn lock_roots(&self) -> std::sync::MutexGuard<'_, Roots> {
@@ -346,8 +347,9 @@ impl TableMemory for Arena {
     }
 
     fn free(&self, frame: Frame) {
+        mutated!(CountedEarly, self.counts.release(1));
         self.recycle(frame);
-        self.counts.release(1);
+        mutated!(CountedEarly, (), self.counts.release(1));
     }
 
     fn put_back(&self, frame: Frame) {

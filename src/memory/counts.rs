@@ -39,9 +39,10 @@ impl Counts {
             }
             // Acquire: pairs with the release in `release`, so that the frame whose return made room is on the free
             // list for us. Every change of the word is a read-modify-write, so the release sequences never break.
+            let acquire = mutated!(ReserveRelaxed, Ordering::Relaxed, Ordering::Acquire);
             match self
                 .0
-                .compare_exchange_weak(now, now + frames as u64 * unit, Ordering::Acquire, Ordering::Relaxed)
+                .compare_exchange_weak(now, now + frames as u64 * unit, acquire, Ordering::Relaxed)
             {
                 Ok(_) => return Ok(()),
                 Err(seen) => now = seen,
@@ -70,7 +71,8 @@ impl Counts {
     /// `frames` frames are no longer in use. They must be on a free list already.
     pub(super) fn release(&self, frames: usize) {
         // Release: pairs with the acquire in `add`; see there.
-        let before = self.0.fetch_sub(frames as u64 * IN_USE, Ordering::Release);
+        let release = mutated!(ReleaseRelaxed, Ordering::Relaxed, Ordering::Release);
+        let before = self.0.fetch_sub(frames as u64 * IN_USE, release);
         debug_assert!(
             split(before).0 >= frames,
             "{frames} frames freed, {} in use",
@@ -81,7 +83,8 @@ impl Counts {
     /// One frame in use becomes a reserved one. It must be on a free list already.
     pub(super) fn put_back(&self) {
         // Release: as in `release`. The reservation may be given back and be somebody else's next.
-        let before = self.0.fetch_sub(IN_USE - 1, Ordering::Release);
+        let release = mutated!(ReleaseRelaxed, Ordering::Relaxed, Ordering::Release);
+        let before = self.0.fetch_sub(IN_USE - 1, release);
         debug_assert!(split(before).0 > 0, "put_back() of a frame that is not in use");
     }
 

@@ -40,13 +40,21 @@ impl FreeList {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             // Relaxed: published by the exchange below.
-            links.next(index).store(head as u32, Ordering::Relaxed);
+            mutated!(
+                PushLinkLate,
+                (),
+                links.next(index).store(head as u32, Ordering::Relaxed)
+            );
             // Release: the zeros in the frame and its link become visible to whoever pops it.
+            let release = mutated!(PushRelaxed, Ordering::Relaxed, Ordering::Release);
             match self
                 .head
-                .compare_exchange_weak(head, retag(head, index), Ordering::Release, Ordering::Relaxed)
+                .compare_exchange_weak(head, retag(head, index), release, Ordering::Relaxed)
             {
-                Ok(_) => return,
+                Ok(_) => {
+                    mutated!(PushLinkLate, links.next(index).store(head as u32, Ordering::Relaxed));
+                    return;
+                }
                 Err(seen) => head = seen,
             }
         }
@@ -56,16 +64,17 @@ impl FreeList {
     pub(super) fn pop(&self, links: &impl Links) -> Option<u32> {
         // Acquire: pairs with the release in `push`. All changes of the head are read-modify-writes, so the head that
         // a peer's pop left behind still carries the push of the frame it names.
-        let mut head = self.head.load(Ordering::Acquire);
+        let mut head = self
+            .head
+            .load(mutated!(PopRelaxed, Ordering::Relaxed, Ordering::Acquire));
         while head as u32 != NONE {
             // Relaxed: made visible by the acquire of `head`. A peer may have popped and pushed this frame meanwhile
             // and changed the link; then the tag differs and the exchange fails.
             let next = links.next(head as u32).load(Ordering::Relaxed);
             // Acquire also where it fails: the loop goes on with the head it saw.
-            match self
-                .head
-                .compare_exchange_weak(head, retag(head, next), Ordering::Acquire, Ordering::Acquire)
-            {
+            let taken = mutated!(PopTakenRelaxed, Ordering::Relaxed, Ordering::Acquire);
+            let found = mutated!(PopFoundRelaxed, Ordering::Relaxed, Ordering::Acquire);
+            match self.head.compare_exchange_weak(head, retag(head, next), taken, found) {
                 Ok(_) => return Some(head as u32),
                 Err(seen) => head = seen,
             }
@@ -88,5 +97,6 @@ impl FreeList {
 /// `index` under the next tag. A tag comes round after 2^32 exchanges of one head: nobody sleeps that long in the
 /// four instructions between load and exchange.
 fn retag(head: u64, index: u32) -> u64 {
-    ((head >> 32).wrapping_add(1) << 32) | u64::from(index)
+    let next = mutated!(TagKept, 0, 1);
+    ((head >> 32).wrapping_add(next) << 32) | u64::from(index)
 }

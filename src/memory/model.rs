@@ -111,6 +111,7 @@ impl ModelMemory {
     fn clear(&self, index: u32) {
         // Release: whoever sees the number sees that the frame went.
         self.generations[index as usize].fetch_add(1, Ordering::Release);
+        mutated!(FreeUnzeroed, return);
         for entry in self.root(self.pa(index), 1) {
             // Relaxed: the lock publishes it.
             entry.store(0, Ordering::Relaxed);

@@ -134,6 +134,7 @@ impl Region {
         // generation again, sees the new one.
         self.generation(index).fetch_add(1, Ordering::Relaxed);
         fence(Ordering::Release);
+        mutated!(FreeUnzeroed, return);
         // SAFETY: `generation` has checked the index; the caller is alone with the frame.
         unsafe { self.at(index).write_bytes(0, self.frame_bytes()) };
     }

@@ -83,7 +83,7 @@ mod _core {
     #[cfg(s2pt_faults)]
     #[pyfunction]
     fn seeded_faults() -> Vec<(&'static str, &'static str)> {
-        crate::faults::NAMES.to_vec()
+        crate::faults::Seeded::NAMES.to_vec()
     }
 
     /// Imports what calls need later, so that a broken installation fails at import.

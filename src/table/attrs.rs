@@ -89,9 +89,20 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             Ok(())
         };
         self.narrowing();
+        #[cfg(s2pt_mutations)]
+        let spans = {
+            let all: alloc::vec::Vec<_> = spans.into_iter().collect();
+            mutated!(
+                LogTlbiFirst,
+                all.iter()
+                    .for_each(|&(ipa, size)| self.invalidate_span(ipa.get(), ipa.get() + size))
+            );
+            all.into_iter()
+        };
         let done = spans.into_iter().try_for_each(&mut protect);
-        self.invalidate(touched);
-        self.narrowed();
+        mutated!(NarrowedEarly, self.narrowed());
+        mutated!(LogUntold | LogTlbiFirst, (), self.invalidate(touched));
+        mutated!(NarrowedEarly, (), self.narrowed());
         done.map(|()| all)
     }
 

@@ -65,16 +65,51 @@ impl<'g> Batch<'g> {
         mut value: impl FnMut(usize) -> crate::arch::Pte,
     ) {
         let Some(table) = self.table.take() else { return };
+        mutated!(
+            RemovedUntold | ReplacedUntold | BatchTlbiFirst | BatchMadeFirst,
+            return self.flush_wrongly(view, table, value)
+        );
         view.invalidate(self.stale);
         self.stale = Stale::NONE;
         let words = (self.last - self.first) / 64 + 1;
         for word in 0..words {
             let mut bits = core::mem::take(&mut self.ours[word]);
+            mutated!(
+                BatchMakesPeers,
+                bits = (0..64)
+                    .filter(|bit| self.first + 64 * word + bit <= self.last)
+                    .filter(|bit| view.load(table, self.first + 64 * word + bit).is_locked())
+                    .fold(0, |bits, bit| bits | 1 << bit)
+            );
             while bits != 0 {
                 let index = self.first + 64 * word + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
                 view.make(table, index, value(index));
             }
         }
+    }
+
+    /// What mutations do in place of a flush.
+    #[cfg(s2pt_mutations)]
+    fn flush_wrongly<M: TableMemory, T: Tlb, A: Access>(
+        &mut self,
+        view: &View<'_, M, T, A>,
+        table: Table<'g>,
+        mut value: impl FnMut(usize) -> crate::arch::Pte,
+    ) {
+        let stale = core::mem::replace(&mut self.stale, Stale::NONE);
+        let replaced = value(self.first).is_valid();
+        let silent = mutated!(RemovedUntold, !replaced, mutated!(ReplacedUntold, replaced, true));
+        if !silent {
+            view.invalidate(stale);
+        }
+        for index in self.first..=self.last {
+            let bit = index - self.first;
+            if self.ours[bit / 64] >> (bit % 64) & 1 != 0 {
+                view.make(table, index, value(index));
+            }
+        }
+        self.ours = [0; MOST / 64];
+        mutated!(BatchMadeFirst, view.invalidate(stale));
     }
 }

@@ -9,6 +9,8 @@ use super::frames::Reserve;
 use super::reclaim::Access;
 use super::tlb::Tlb;
 use super::walk::At;
+#[cfg(s2pt_mutations)]
+use crate::arch::Format;
 use crate::arch::{Level, Pte};
 use crate::memory::{Frame, TableMemory};
 use crate::sync::Ordering;
@@ -116,9 +118,12 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let mut frame = reserve.take();
         self.allocated(frame.pa());
         let heir = Heir::new(self, part, old);
+        #[cfg(s2pt_mutations)]
+        let heir = heir.poorer();
         let shift = core.config.geometry.shift(part.level);
         let ipa = |index: usize| part.base + ((index as u64) << shift);
-        let whole = part.lo == part.base && part.hi - part.base == core.config.geometry.span(part.level);
+        let from_base = mutated!(CutDropsRest, false, part.lo == part.base);
+        let whole = from_base && part.hi - part.base == core.config.geometry.span(part.level);
         let line = (whole && piece.fits(part.level))
             .then(|| piece.step(1 << shift, part.lo, part.hi, heir.step))
             .flatten();
@@ -138,7 +143,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 let entry = if covered.contains(&index) {
                     piece.piece(part.level, ipa(index), inherited).unwrap_or(inherited)
                 } else {
-                    inherited
+                    mutated!(CutDropsRest, Pte::EMPTY, inherited)
                 };
                 entry.raw()
             });
@@ -155,6 +160,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let size = self.core.config.geometry.size(part.level);
         let (lo, hi) = (part.lo.max(base), part.hi.min(base + size));
         if lo >= hi || hi - lo < size && !piece.cuts(part.level) {
+            mutated!(CutDropsRest, return Pte::EMPTY);
             return inherited;
         }
         if hi - lo == size
@@ -187,9 +193,11 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 }
             }
         }
+        mutated!(LostTableLeaks, return);
         if T::ACTIVE {
             self.core.tlb.event(super::tlb::Event::Free { frame: pa });
         }
+        mutated!(LostTableTwice, reserve.put_back(Frame::from_pa(pa)));
         reserve.put_back(Frame::from_pa(pa));
     }
 }
@@ -216,6 +224,22 @@ impl Heir {
                 step: 0,
             },
         }
+    }
+
+    /// What mutations lose of it.
+    #[cfg(s2pt_mutations)]
+    fn poorer(self) -> Self {
+        let lost = mutated!(
+            CutDropsAf,
+            Format::AF_BIT,
+            mutated!(CutDropsDirty, Format::WRITE_BIT, 0)
+        );
+        let first = if Pte::from_raw(self.first).is_valid() {
+            self.first & !lost
+        } else {
+            self.first
+        };
+        Self { first, ..self }
     }
 
     #[inline(always)]

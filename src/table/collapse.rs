@@ -40,7 +40,8 @@ impl Uniform {
 
 /// A leaf with its access flag clear.
 fn old(pte: Pte) -> Pte {
-    Pte::from_raw(pte.raw() & !Format::AF_BIT)
+    let aside = mutated!(CollapseDropsDirty, Format::AF_BIT | Format::WRITE_BIT, Format::AF_BIT);
+    Pte::from_raw(pte.raw() & !aside)
 }
 
 impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Collapse {
@@ -104,19 +105,29 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         if !(0..child.len()).all(|index| uniform.matches(index, self.load(child, index))) {
             return false;
         }
+        mutated!(CollapseTlbiFirst, self.invalidate_table(&at));
         if self.lock(at.table, at.index, parent).is_err() {
             return false;
         }
         let mut flags = 0;
         let uniform_still = self.freeze_if(at, parent, child, |index, last| {
-            flags |= last.raw() & Format::AF_BIT;
-            uniform.matches(index, last)
+            flags |= mutated!(CollapseDropsAf, 0, last.raw() & Format::AF_BIT);
+            mutated!(CollapseUnchecked, true, uniform.matches(index, last))
         });
         if uniform_still {
             let block = format.relevel(uniform.first, child.level, at.level());
-            self.invalidate_table(&at);
+            mutated!(
+                FreedBeforeTlbi,
+                super::reclaim::free_subtree(self.core, child.pa, child.level)
+            );
+            mutated!(
+                CollapseUntold | CollapseTlbiFirst | CollapseMadeFirst,
+                (),
+                self.invalidate_table(&at)
+            );
             self.make_and_retire(guard, at, child, 1, Pte::from_raw(block.raw() | flags));
-            self.publish_barrier();
+            mutated!(CollapseMadeFirst, self.invalidate_table(&at));
+            mutated!(PublishBarrierMerge, (), self.publish_barrier());
         }
         uniform_still
     }

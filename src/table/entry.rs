@@ -165,7 +165,8 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
     #[inline(always)]
     pub(crate) fn load(&self, table: Table<'_>, index: usize) -> Pte {
         self.check_alive(table);
-        Pte::from_raw(table.entries[index].load(Ordering::Acquire))
+        let ordering = mutated!(LoadRelaxed, Ordering::Relaxed, Ordering::Acquire);
+        Pte::from_raw(table.entries[index].load(ordering))
     }
 
     /// The one compare-exchange. Exclusive access stores plainly: nobody else can have changed the entry.
@@ -174,8 +175,9 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
         self.check_alive(table);
         let entry = &table.entries[index];
         if A::SHARED {
+            let failure = mutated!(FoundRelaxed, Ordering::Relaxed, Ordering::Acquire);
             entry
-                .compare_exchange(old.raw(), new.raw(), success, Ordering::Acquire)
+                .compare_exchange(old.raw(), new.raw(), success, failure)
                 .map_err(Pte::from_raw)?;
         } else {
             entry.store(new.raw(), Ordering::Relaxed);
@@ -200,20 +202,37 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
     #[inline]
     pub(crate) fn publish(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
         debug_assert!(!old.is_valid() && !old.is_locked() && !old.is_frozen() && new.is_valid());
-        self.swap(table, index, old, new, Ordering::Release)
+        mutated!(PublishBlind, return self.blind(table, index, old, new));
+        mutated!(
+            PublishLossTaken,
+            return self.swap(table, index, old, new, Ordering::Release).or(Ok(()))
+        );
+        let release = mutated!(PublishRelaxed, Ordering::Relaxed, Ordering::Release);
+        self.swap(table, index, old, new, release)
     }
 
     /// R4: permissions, access flag, dirty state or software bits of a leaf change in place. The caller owes the TLBI.
     #[inline]
     pub(crate) fn change(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
         debug_assert!(old.is_valid() && new.is_valid());
-        self.swap(table, index, old, new, Ordering::Release)
+        mutated!(ChangeBlind, return self.blind(table, index, old, new));
+        mutated!(
+            ChangeLossTaken,
+            return self.swap(table, index, old, new, Ordering::Release).or(Ok(()))
+        );
+        let release = mutated!(ChangeRelaxed, Ordering::Relaxed, Ordering::Release);
+        self.swap(table, index, old, new, release)
     }
 
     /// An owner's mark comes or goes. Neither value is seen by hardware, so no TLBI is due.
     #[inline]
     pub(crate) fn mark(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
         debug_assert!(!old.is_valid() && !new.is_valid());
+        mutated!(MarkBlind, return self.blind(table, index, old, new));
+        mutated!(
+            MarkLossTaken,
+            return self.swap(table, index, old, new, Ordering::Release).or(Ok(()))
+        );
         self.swap(table, index, old, new, Ordering::Release)
     }
 
@@ -221,6 +240,11 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
     #[inline]
     pub(crate) fn lock(&self, table: Table<'_>, index: usize, old: Pte) -> Result<(), Pte> {
         debug_assert!(!old.is_locked() && !old.is_frozen());
+        mutated!(LockBlind, return self.blind(table, index, old, Pte::LOCKED));
+        mutated!(
+            LockLossTaken,
+            return self.swap(table, index, old, Pte::LOCKED, Ordering::Relaxed).or(Ok(()))
+        );
         self.swap(table, index, old, Pte::LOCKED, Ordering::Relaxed)
     }
 
@@ -237,7 +261,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
         entry.store(
             new.raw(),
             if A::SHARED {
-                Ordering::Release
+                mutated!(MakeRelaxed, Ordering::Relaxed, Ordering::Release)
             } else {
                 Ordering::Relaxed
             },
@@ -274,9 +298,28 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
         if !A::SHARED {
             return Some(value);
         }
+        mutated!(FreezeNothing, return Some(value));
+        mutated!(
+            FreezeNotPages,
+            if table.level.is_last() {
+                return Some(value);
+            }
+        );
+        mutated!(
+            FreezeNotAbove,
+            if !table.level.is_last() {
+                return Some(value);
+            }
+        );
+        mutated!(
+            FreezeNotLast,
+            if index == table.len() - 1 {
+                return Some(value);
+            }
+        );
         let mut backoff = Backoff::new();
         loop {
-            if value.is_locked() {
+            if mutated!(FreezeOverLocked, false, value.is_locked()) {
                 if !self.wait {
                     return None;
                 }
@@ -286,9 +329,20 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
             }
             debug_assert!(!value.is_frozen(), "two owners of one unlink");
             // Acquire: the last value may be a TABLE whose contents are read next. Nothing is released.
-            match self.swap(table, index, value, value.freeze(), Ordering::Acquire) {
+            mutated!(FreezeBlind, {
+                let _ = self.blind(table, index, value, value.freeze());
+                return Some(value);
+            });
+            let acquire = mutated!(FreezeRelaxed, Ordering::Relaxed, Ordering::Acquire);
+            match self.swap(table, index, value, value.freeze(), acquire) {
                 Ok(()) => return Some(value),
-                Err(found) => value = found,
+                Err(found) => {
+                    mutated!(FreezeStale, {
+                        let _ = self.blind(table, index, found, value.freeze());
+                        return Some(value);
+                    });
+                    value = found;
+                }
             }
         }
     }
@@ -304,8 +358,50 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
             return;
         }
         debug_assert!(frozen.is_frozen(), "thaw of an entry that is not frozen");
-        let value = frozen.thaw();
+        mutated!(ThawNothing, return);
+        let value = mutated!(ThawDropsDirty, without_write(frozen.thaw(), table.level), frozen.thaw());
         self.stored(table, index, frozen, value, true);
-        table.entries[index].store(value.raw(), Ordering::Release);
+        let release = mutated!(ThawRelaxed, Ordering::Relaxed, Ordering::Release);
+        table.entries[index].store(value.raw(), release);
     }
+
+    /// What mutations do in place of an exchange.
+    #[cfg(s2pt_mutations)]
+    fn blind(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
+        self.check_alive(table);
+        table.entries[index].store(new.raw(), Ordering::Release);
+        self.stored(table, index, old, new, true);
+        Ok(())
+    }
+
+    /// What a mutation does in place of a publish: the new table is linked empty, and filled then.
+    #[cfg(s2pt_mutations)]
+    pub(crate) fn link_hollow(&self, at: &super::walk::At<'_>, old: Pte, new: Pte) -> Result<(), Pte> {
+        let entries = self.core.memory.table(self.core.format.next_table(new));
+        let values = entries.iter().map(|entry| entry.swap(0, Ordering::Relaxed));
+        let values: alloc::vec::Vec<u64> = values.collect();
+        let done = self.publish(at.table, at.index, old, new);
+        for (entry, value) in entries.iter().zip(values) {
+            entry.store(value, Ordering::Release);
+        }
+        done
+    }
+}
+
+/// A leaf without the right to write, for mutations.
+#[cfg(s2pt_mutations)]
+pub(crate) fn without_write(pte: Pte, level: Level) -> Pte {
+    if pte.is_leaf(level) {
+        Pte::from_raw(pte.raw() & !crate::arch::Format::WRITE_BIT)
+    } else {
+        pte
+    }
+}
+
+/// What mutations of a fault take for empty.
+#[cfg(s2pt_mutations)]
+pub(crate) fn fillable(pte: Pte) -> bool {
+    pte.is_empty()
+        || mutated!(LockedFilled, pte.is_locked(), false)
+        || mutated!(FrozenFilled, pte.is_frozen() && pte.thaw().is_empty(), false)
 }

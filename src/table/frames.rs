@@ -161,9 +161,9 @@ impl<M: TableMemory> Drop for Reserve<'_, M> {
     #[inline]
     fn drop(&mut self) {
         if let Some(cache) = self.cache {
-            cache.release(self.cached);
+            mutated!(CacheClaimKept, (), cache.release(self.cached));
         }
-        if self.left > 0 {
+        if mutated!(ReserveKept, false, self.left > 0) {
             self.memory.unreserve(self.left);
         }
     }

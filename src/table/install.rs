@@ -49,6 +49,12 @@ impl<M: TableMemory, T: Tlb, A: Access, L: Wanted> Visitor<M, T, A> for Map<'_, 
         let level = at.level();
         let fits = at.whole() && self.leaves.fits(level);
         if !pte.is_valid() {
+            mutated!(
+                LockedFilled,
+                if pte.is_locked() {
+                    return self.fill_hole(view, at, pte, fits);
+                }
+            );
             if !pte.is_empty() && (self.options.existing != Existing::Replace || self.overrides_mark(view, fits)) {
                 return self.occupied(at, pte);
             }
@@ -166,11 +172,16 @@ impl<'m, M: TableMemory, L: Wanted> Map<'m, M, L> {
         if view.lock(at.table, at.index, pte).is_err() {
             return Ok(Step::Retry);
         }
-        if !flags.contains(WalkFlags::SKIP_BBM_TLBI) {
+        if mutated!(
+            KvmReplaceUntold | KvmMadeFirst,
+            false,
+            !flags.contains(WalkFlags::SKIP_BBM_TLBI)
+        ) {
             view.invalidate_leaf(&at);
         }
         self.prepare(view, level, Pte::EMPTY, leaf);
         view.make(at.table, at.index, leaf);
+        mutated!(KvmMadeFirst, view.invalidate_leaf(&at));
         Ok(self.wrote(true, &at))
     }
 
@@ -185,7 +196,11 @@ impl<'m, M: TableMemory, L: Wanted> Map<'m, M, L> {
         let done = if old.is_valid() {
             let locked = view.lock(at.table, at.index, old).is_ok();
             if locked {
-                if !self.options.flags.contains(WalkFlags::SKIP_BBM_TLBI) {
+                if mutated!(
+                    KvmLinkUntold,
+                    false,
+                    !self.options.flags.contains(WalkFlags::SKIP_BBM_TLBI)
+                ) {
                     view.invalidate_leaf(&at);
                 }
                 view.make(at.table, at.index, table);
@@ -254,7 +269,12 @@ impl<'m, M: TableMemory, L: Wanted> Map<'m, M, L> {
         self.reserve.ensure(view.tables_needed(part, &self.leaves))?;
         let table = view.build(&mut self.reserve, part, old, &self.leaves);
         self.prepare_span(view, &at);
-        let done = view.publish(at.table, at.index, old, table).is_ok();
+        let done = mutated!(
+            LinkedHollow,
+            view.link_hollow(&at, old, table),
+            view.publish(at.table, at.index, old, table)
+        )
+        .is_ok();
         if !done {
             view.discard(&mut self.reserve, table, part.level);
         }
@@ -299,7 +319,7 @@ impl<'m, M: TableMemory, L: Wanted> Map<'m, M, L> {
         }
         self.prepare(view, level, pte, leaf);
         let rights = Rights::of(&view.core.format);
-        if rights.only(pte, leaf) {
+        if mutated!(BreakSkipped, true, rights.only(pte, leaf)) {
             let narrows = rights.narrow(pte, leaf);
             if narrows && !self.narrowing {
                 view.narrowing();
@@ -312,6 +332,7 @@ impl<'m, M: TableMemory, L: Wanted> Map<'m, M, L> {
             }
             return Ok(self.wrote(done, &at));
         }
+        mutated!(BatchTlbiFirst, view.invalidate_leaf(&at));
         let done = view.lock(at.table, at.index, pte).is_ok();
         if done {
             batch.add(at.table, at.index, Ipa::new(at.base), at.size);
@@ -345,7 +366,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 tables: 0,
             };
             self.walk(start, end, &mut plan)?;
-            reserve.ensure(plan.tables)?;
+            mutated!(PlanUnreserved, (), reserve.ensure(plan.tables)?);
             if A::SHARED {
                 // And where memory allows, what it would take if peers emptied the whole range meanwhile.
                 let level = self.core.config.geometry.start_level();
@@ -360,12 +381,18 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         }
         let mut visitor = Map::new(leaves, options, reserve, start);
         let walked = self.walk(start, end, &mut visitor);
-        self.publish_barrier();
-        self.invalidate(visitor.narrowed);
-        if visitor.narrowing {
+        mutated!(PublishBarrierMap, (), self.publish_barrier());
+        mutated!(
+            NarrowedEarly,
+            if visitor.narrowing {
+                self.narrowed()
+            }
+        );
+        mutated!(NarrowUntold, (), self.invalidate(visitor.narrowed));
+        if mutated!(NarrowedEarly, false, visitor.narrowing) {
             self.narrowed();
         }
-        self.invalidate_local(visitor.widened);
+        mutated!(WidenUntold, (), self.invalidate_local(visitor.widened));
         let (mapped, reached) = (visitor.mapped, visitor.reached);
         drop(visitor);
         match walked {
@@ -376,6 +403,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                     wait: true,
                     ..self.again()
                 };
+                mutated!(UndoForgotten, return Err(error));
                 let _ = waiting.unmap_only(start, reached, |level, base, pte| pte == leaves.leaf(level, base));
                 Err(error)
             }

@@ -46,9 +46,9 @@ impl Stale {
         self.level = if self.is_none() || self.level == level {
             level
         } else {
-            None
+            mutated!(MixedHint, level, None)
         };
-        self.start = self.start.min(base.get());
+        self.start = mutated!(SpanShrinks, base.get(), self.start.min(base.get()));
         self.end = self.end.max(base.get() + bytes);
     }
 }
@@ -59,7 +59,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// A peer who finds that a right is gone already must not return before the TLBI for it is complete: somebody may
     /// have been promised that no CPU uses the right. He does not wait for it (it may be his own caller's), he issues one.
     pub(crate) fn narrowing(&self) {
-        if A::SHARED {
+        if mutated!(NarrowingUntold, false, A::SHARED) {
             // Relaxed: the exchange that takes the right away releases it.
             self.core.narrowing.fetch_add(1, Ordering::Relaxed);
         }
@@ -67,9 +67,10 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
 
     /// The TLBI for what was taken away is complete.
     pub(crate) fn narrowed(&self) {
-        if A::SHARED {
+        if mutated!(NarrowingUntold, false, A::SHARED) {
             // Release: who sees the count without this operation sees the state after its TLBI.
-            self.core.narrowing.fetch_sub(1, Ordering::Release);
+            let release = mutated!(NarrowedRelaxed, Ordering::Relaxed, Ordering::Release);
+            self.core.narrowing.fetch_sub(1, release);
         }
     }
 
@@ -77,7 +78,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     #[inline]
     pub(crate) fn narrowed_by_peer(&self, own: usize) -> bool {
         // Acquire: pairs with `narrowed`.
-        A::SHARED && self.core.narrowing.load(Ordering::Acquire) > own
+        let acquire = mutated!(NarrowedSeenRelaxed, Ordering::Relaxed, Ordering::Acquire);
+        mutated!(NarrowingUnasked, false, A::SHARED) && self.core.narrowing.load(acquire) > own
     }
 
     /// Whether anybody wants to know what is due.
@@ -120,7 +122,12 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             (at.base, at.size)
         };
         let mut stale = Stale::NONE;
-        stale.add(Ipa::new(from), bytes, Some(at.level()));
+        let level = mutated!(
+            LeafHint,
+            at.level().deeper().or(at.level().shallower()),
+            Some(at.level())
+        );
+        stale.add(Ipa::new(from), bytes, level);
         self.invalidate(stale);
     }
 
@@ -131,7 +138,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             return self.issue(Scope::Broadcast, Tlbi::Vmid);
         }
         let mut stale = Stale::NONE;
-        stale.add(Ipa::new(at.base), at.size, None);
+        stale.add(Ipa::new(at.base), at.size, mutated!(TableHint, Some(at.level()), None));
         self.invalidate(stale);
     }
 
@@ -147,12 +154,14 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
 
     /// Invalidates what this core holds for one address of which the walk found nothing to change.
     pub(crate) fn invalidate_refusal(&self, ipa: Ipa) {
+        mutated!(KvmRefusalUntold, return);
         let (level, scope) = (None, Scope::Local);
         self.issue(scope, Tlbi::Ipa { ipa, level, scope });
     }
 
     /// Invalidates a span as a whole: by range where the CPU can, by VMID otherwise.
     pub(crate) fn invalidate_span(&self, start: u64, end: u64) {
+        mutated!(FlushUntold, return);
         let scope = Scope::Broadcast;
         let tlbi = if self.core.config.tlbi_range {
             Tlbi::Range {
@@ -187,6 +196,10 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         if !self.listened_to() || stale.is_none() {
             return;
         }
+        mutated!(
+            LocalForBroadcast,
+            return self.sequence(Scope::Local, |view| view.tlbi_span(stale, Scope::Local))
+        );
         self.sequence(scope, |view| view.tlbi_span(stale, scope));
     }
 
@@ -203,18 +216,18 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// The barriers around an invalidation of stage 2, and that of stage 1 behind it unless `tlbi` says that it was of both.
     fn sequence(&self, scope: Scope, tlbi: impl FnOnce(&Self) -> bool) {
         let (before, after) = match scope {
-            Scope::Broadcast => (Dsb::Ishst, Dsb::Ish),
+            Scope::Broadcast => (Dsb::Ishst, mutated!(DsbLocal, Dsb::Nsh, Dsb::Ish)),
             Scope::Local => (Dsb::Nshst, Dsb::Nsh),
         };
         let tlb = &self.core.tlb;
-        tlb.event(Event::Dsb(before));
+        mutated!(DsbBeforeDropped, (), tlb.event(Event::Dsb(before)));
         let whole_vmid = tlbi(self);
-        tlb.event(Event::Dsb(after));
-        if !whole_vmid {
+        mutated!(DsbStage2Dropped, (), tlb.event(Event::Dsb(after)));
+        if mutated!(Stage1Dropped, false, !whole_vmid) {
             tlb.event(Event::Tlbi(Tlbi::Stage1 { scope }));
-            tlb.event(Event::Dsb(after));
+            mutated!(DsbStage1Dropped, (), tlb.event(Event::Dsb(after)));
         }
-        tlb.event(Event::Isb);
+        mutated!(IsbDropped, (), tlb.event(Event::Isb));
     }
 
     /// The stage-2 part. True if it was the whole VMID, stage 1 included.
@@ -237,7 +250,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             let ipa = Ipa::new(stale.start);
             tlb.event(Event::Tlbi(Tlbi::Range {
                 ipa,
-                pages: bytes.div_ceil(page),
+                pages: mutated!(RangeShort, bytes.div_ceil(page) - 1, bytes.div_ceil(page)),
                 level: stale.level,
                 scope,
             }));
@@ -255,6 +268,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 scope,
             }));
             ipa += step;
+            mutated!(OneForMany, break);
         }
         false
     }
@@ -329,6 +343,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     }
 
     fn cache(&self, op: CacheOp) {
+        mutated!(OutputUncleaned, return);
         self.core.tlb.event(Event::Cache(op));
     }
 

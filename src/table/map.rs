@@ -169,15 +169,21 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let leaf = Pte::from_raw(bits & !Format::CONTIGUOUS_BIT | self.core.format.output_bits(pa));
         let guard = enter();
         let (table, index, found) = way.find(self, guard.borrow(), ipa, level);
-        if table.level != level || !found.is_empty() {
+        let empty = mutated!(
+            LockedFilled | FrozenFilled,
+            super::entry::fillable(found),
+            found.is_empty()
+        );
+        if table.level != level || !empty {
             return false;
         }
-        if T::ACTIVE && !options.flags.contains(WalkFlags::SKIP_CMO) {
+        if mutated!(OutputCleanedLate, false, T::ACTIVE) && !options.flags.contains(WalkFlags::SKIP_CMO) {
             self.prepare_output(level, found, leaf);
         }
         let done = self.publish(table, index, found, leaf).is_ok();
+        mutated!(OutputCleanedLate, self.prepare_output(level, found, leaf));
         if done {
-            self.publish_barrier();
+            mutated!(PublishBarrierFault, (), self.publish_barrier());
         }
         done
     }

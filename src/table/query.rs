@@ -62,7 +62,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     #[inline(always)]
     fn end_of_walk<G: Borrow<A::Guard>>(&self, guard: G, way: &impl Way, ipa: Ipa) -> (Pte, Level) {
         let (table, _, pte) = way.find(self, guard.borrow(), ipa, Level::L3);
-        if pte.is_frozen() {
+        if mutated!(FrozenRead, false, pte.is_frozen()) {
             return self.end_of_new_walk(ipa);
         }
         (pte, table.level)

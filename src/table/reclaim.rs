@@ -161,7 +161,8 @@ fn each_portion<M: TableMemory, T: Tlb>(core: &Core<M, T>, unlinked: Unlinked, h
 fn free_portion<M: TableMemory, T: Tlb>(core: &Core<M, T>, portion: &[Pa]) {
     portion.iter().for_each(|&frame| free(core, frame));
     // Release: whoever sees that nothing is pending finds the frames in the memory.
-    core.pending.fetch_sub(portion.len(), Ordering::Release);
+    let release = mutated!(PendingRelaxed, Ordering::Relaxed, Ordering::Release);
+    core.pending.fetch_sub(portion.len(), release);
 }
 
 #[cfg(not(any(loom, shuttle)))]
@@ -214,6 +215,8 @@ mod imp {
 
         #[inline]
         fn pin(&self) -> Guard {
+            // In a collector of its own, for which nobody waits.
+            mutated!(WalkUnpinned, return epoch::Collector::new().register().pin());
             self.handle.pin()
         }
 
@@ -223,6 +226,7 @@ mod imp {
         }
 
         fn retire<M: TableMemory, T: Tlb>(&self, guard: &Guard, core: &Arc<Core<M, T>>, unlinked: Unlinked) {
+            mutated!(FreedAtOnce, return free_subtree(core, unlinked.pa, unlinked.level));
             core.pending.fetch_add(unlinked.frames, Ordering::Relaxed);
             each_portion(core, unlinked, &mut |portion| {
                 let core = Arc::clone(core);
@@ -281,6 +285,11 @@ mod imp {
         pub(crate) fn is_of(&self, collector: &Collector) -> bool {
             Arc::ptr_eq(&self.0, &collector.0)
         }
+
+        fn enter(&self) -> Guard {
+            self.0.readers.fetch_add(1, Ordering::AcqRel);
+            Guard(self.0.clone())
+        }
     }
 
     /// One reader inside.
@@ -317,13 +326,14 @@ mod imp {
         }
 
         fn pin(&self) -> Guard {
-            self.0.readers.fetch_add(1, Ordering::AcqRel);
-            Guard(self.0.clone())
+            mutated!(WalkUnpinned, return Collector::new().register().enter());
+            self.enter()
         }
 
         fn repin(&self, _: &mut Guard) {}
 
         fn retire<M: TableMemory, T: Tlb>(&self, _: &Guard, core: &Arc<Core<M, T>>, unlinked: Unlinked) {
+            mutated!(FreedAtOnce, return free_subtree(core, unlinked.pa, unlinked.level));
             core.pending.fetch_add(unlinked.frames, Ordering::Relaxed);
             each_portion(core, unlinked, &mut |portion| {
                 let core = Arc::clone(core);
@@ -348,7 +358,9 @@ pub(crate) fn drain<M: TableMemory, T: Tlb, A: Access>(core: &Core<M, T>, access
     loop {
         access.collect();
         // Acquire pairs with the release of the frees, so that the frames are back in the memory when this returns.
-        let pending = core.pending.load(Ordering::Acquire);
+        mutated!(DrainAtOnce, return);
+        let acquire = mutated!(DrainRelaxed, Ordering::Relaxed, Ordering::Acquire);
+        let pending = core.pending.load(acquire);
         if pending == 0 {
             return;
         }

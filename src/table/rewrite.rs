@@ -244,7 +244,9 @@ impl<M: TableMemory, W: Rewrite> Attributes<'_, M, W> {
     /// if one was to go, the peer's TLBI may still be under way.
     #[inline(always)]
     fn unchanged<T: Tlb, A: Access>(&self, view: &View<'_, M, T, A>, tally: &mut Tally, at: &At<'_>) {
-        if self.flush == Flush::Local || self.flush == Flush::Broadcast && view.narrowed_by_peer(1) {
+        if mutated!(SettledUntold, false, self.flush == Flush::Local)
+            || self.flush == Flush::Broadcast && view.narrowed_by_peer(1)
+        {
             self.touched(tally, at);
         }
     }
@@ -386,14 +388,20 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         };
         if flush == Flush::Broadcast {
             self.narrowing();
+            mutated!(ProtectTlbiFirst, self.invalidate_span(start, end));
         }
         let walked = self.walk(start, end, &mut visitor);
         match flush {
             Flush::Broadcast => {
-                self.invalidate(visitor.tally.stale);
-                self.narrowed();
+                mutated!(NarrowedEarly, self.narrowed());
+                mutated!(
+                    ProtectUntold | ProtectTlbiFirst,
+                    (),
+                    self.invalidate(visitor.tally.stale)
+                );
+                mutated!(NarrowedEarly, (), self.narrowed());
             }
-            Flush::Local => self.invalidate_local(visitor.tally.stale),
+            Flush::Local => mutated!(RelaxUntold, (), self.invalidate_local(visitor.tally.stale)),
             Flush::None => {}
         }
         walked?;
@@ -426,7 +434,13 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         // Also where a peer was faster: this core's refusal is still cached.
         let mut stale = Stale::NONE;
         stale.add(ipa, size, Some(table.level));
-        self.invalidate_local(stale);
+        mutated!(
+            SettledUntold,
+            if new == pte {
+                stale = Stale::NONE
+            }
+        );
+        mutated!(RelaxPageUntold, (), self.invalidate_local(stale));
         Some(Changed {
             leaves: u64::from(new != pte),
             bytes: size,

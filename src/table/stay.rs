@@ -33,7 +33,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> Deref for Stay<'_, 't, M, T, A> {
 impl<M: TableMemory, T: Tlb, A: Access> Stay<'_, '_, M, T, A> {
     /// Leaves and enters again, so that frames retired meanwhile can be freed. Call it every few hundred operations.
     pub fn repin(&mut self) {
-        self.trail.forget();
+        mutated!(TrailKeptOnRepin, (), self.trail.forget());
         self.view.access.repin(&mut self.guard);
     }
 

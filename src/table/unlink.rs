@@ -7,6 +7,8 @@
 use super::View;
 use super::entry::Table;
 use super::error::Error;
+#[cfg(s2pt_mutations)]
+use super::reclaim::free_subtree;
 use super::reclaim::{Access, Unlinked};
 use super::tlb::{Event, Tlb};
 use super::walk::At;
@@ -75,6 +77,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         making: impl Into<Making>,
         farewell: &mut impl Farewell,
     ) -> Result<Unlink, Error> {
+        mutated!(TableTlbiFirst, self.invalidate_table(&at));
         if self.lock(at.table, at.index, old).is_err() {
             return Ok(Unlink::Lost);
         }
@@ -86,8 +89,9 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             }
             Err(why) => why,
         };
+        mutated!(MadeBeforeThaw, self.make(at.table, at.index, old));
         self.thaw_all(child);
-        self.make(at.table, at.index, old);
+        mutated!(MadeBeforeThaw, (), self.make(at.table, at.index, old));
         match why {
             Stopped::Refused => Ok(Unlink::Refused),
             Stopped::Locked => Err(Error::Again {
@@ -99,20 +103,31 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
 
     /// The second half: everything below is frozen; invalidate, make, retire.
     fn finish_unlink(&self, guard: &A::Guard, at: At<'_>, child: Table<'_>, frames: usize, making: Making) {
-        if !making.silent {
+        mutated!(FreedBeforeTlbi, free_subtree(self.core, child.pa, child.level));
+        if mutated!(TableUntold | TableTlbiFirst | TableMadeFirst, false, !making.silent) {
             self.invalidate_table(&at);
         }
         self.make_and_retire(guard, at, child, frames, making.new);
+        mutated!(TableMadeFirst, self.invalidate_table(&at));
     }
 
     /// The last steps of an unlink: the old translations are invalidated.
     pub(crate) fn make_and_retire(&self, guard: &A::Guard, at: At<'_>, child: Table<'_>, frames: usize, new: Pte) {
+        mutated!(FreedBeforeMade, free_subtree(self.core, child.pa, child.level));
         self.make(at.table, at.index, new);
+        mutated!(RetireForgotten | FreedBeforeMade | FreedBeforeTlbi, return);
         let unlinked = Unlinked {
             pa: child.pa,
             level: child.level,
             frames,
         };
+        mutated!(RetireTwice, self.access.retire(guard, self.owner, unlinked));
+        mutated!(
+            RetireTopOnly,
+            return self
+                .access
+                .retire(guard, self.owner, Unlinked { frames: 1, ..unlinked })
+        );
         if T::ACTIVE {
             self.core.tlb.event(Event::Retire {
                 frame: unlinked.pa,
@@ -137,7 +152,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         for index in 0..table.len() {
             let last = self.freeze(table, index).ok_or(Stopped::Locked)?;
             let ipa = base + ((index as u64) << shift);
-            if F::ASKS && !last.is_empty() && !farewell.may_go(table.level, ipa, last) {
+            let asks = mutated!(UnlinkUnasked, false, F::ASKS);
+            if asks && !last.is_empty() && !farewell.may_go(table.level, ipa, last) {
                 return Err(Stopped::Refused);
             }
             if last.is_table(table.level) {
@@ -176,10 +192,11 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 return;
             }
             let value = frozen.thaw();
+            mutated!(ThawTopFirst, self.thaw(table, index));
             if value.is_table(table.level) {
                 self.thaw_all(self.child(table, value));
             }
-            self.thaw(table, index);
+            mutated!(ThawTopFirst, (), self.thaw(table, index));
         }
     }
 
@@ -198,8 +215,9 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             let last = self.freeze(child, index);
             if !last.is_some_and(|last| keep_on(index, last)) {
                 let frozen = index + usize::from(last.is_some());
+                mutated!(MadeBeforeThaw, self.make(at.table, at.index, parent));
                 (0..frozen).for_each(|index| self.thaw(child, index));
-                self.make(at.table, at.index, parent);
+                mutated!(MadeBeforeThaw, (), self.make(at.table, at.index, parent));
                 return false;
             }
         }
@@ -212,7 +230,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// [`unlink_if_empty`](Self::unlink_if_empty): of two peers who empty neighbours, one sees the other's.
     #[inline]
     pub(crate) fn has_neighbour(&self, table: Table<'_>, index: usize) -> bool {
-        if A::SHARED {
+        if mutated!(NeighbourUnfenced, false, A::SHARED) {
             fence(Ordering::SeqCst);
         }
         let last = table.len() - 1;
@@ -227,7 +245,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Whether anything is left in a table of which the entries `first..next` were emptied.
     fn look(&self, table: Table<'_>, first: usize, next: usize) -> Look {
         let len = table.len();
-        if A::SHARED {
+        if mutated!(LookUnfenced, false, A::SHARED) {
             fence(Ordering::SeqCst);
         }
         // Above the table that was worked on, the entry on the way is mostly still there: nothing more to look at. Who
@@ -270,13 +288,17 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             match look {
                 Look::Holds => return,
                 Look::Empty if self.lock(at.table, at.index, old).is_ok() => break (old, self.child(at.table, old)),
-                _ if !self.wait => return,
+                _ if mutated!(BusyLeft, true, !self.wait) => return,
                 _ => backoff.wait(),
             }
         };
-        if self.freeze_if(at, old, child, |_, last| last.is_empty()) {
-            self.invalidate_empty_table(&at);
+        if self.freeze_if(at, old, child, |_, last| {
+            mutated!(EmptyUnchecked, true, last.is_empty())
+        }) {
+            mutated!(FreedBeforeTlbi, free_subtree(self.core, child.pa, child.level));
+            mutated!(EmptyUntold | EmptyMadeFirst, (), self.invalidate_empty_table(&at));
             self.make_and_retire(guard, at, child, 1, Pte::EMPTY);
+            mutated!(EmptyMadeFirst, self.invalidate_empty_table(&at));
         }
     }
 }

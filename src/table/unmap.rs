@@ -105,6 +105,7 @@ impl<M: TableMemory, T: Tlb, A: Access, F: Fn(Level, u64, Pte) -> bool> Visitor<
             });
         }
         if at.whole() {
+            mutated!(BatchTlbiFirst, view.invalidate_leaf(&at));
             if view.lock(at.table, at.index, pte).is_err() {
                 return Ok(Step::Retry);
             }
@@ -178,12 +179,24 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         }
         let guard = enter();
         let (table, index, leaf) = way.find(self, guard.borrow(), ipa, level);
+        mutated!(
+            UnmapTlbiFirst,
+            self.invalidate_leaf(&At::leaf(table, index, ipa.get(), size))
+        );
         if table.level != level || !leaf.is_leaf(level) || self.lock(table, index, leaf).is_err() {
             return false;
         }
-        self.invalidate_leaf(&At::leaf(table, index, ipa.get(), size));
+        mutated!(
+            UnmapUntold | UnmapTlbiFirst | UnmapMadeFirst,
+            (),
+            self.invalidate_leaf(&At::leaf(table, index, ipa.get(), size))
+        );
         self.make(table, index, Pte::EMPTY);
-        if !self.has_neighbour(table, index) {
+        mutated!(
+            UnmapMadeFirst,
+            self.invalidate_leaf(&At::leaf(table, index, ipa.get(), size))
+        );
+        if mutated!(EmptyLeft, false, !self.has_neighbour(table, index)) {
             self.unlink_behind(ipa, size);
         }
         true
@@ -260,15 +273,27 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         old: Pte,
         piece: &impl Piece,
     ) -> Result<bool, Error> {
+        mutated!(ReservedAfterBreak, {
+            if self.lock(at.table, at.index, old).is_err() {
+                return Ok(false);
+            }
+            reserve.ensure(self.tables_needed(part, piece))?;
+            self.invalidate_leaf(&at);
+            self.make(at.table, at.index, self.build(reserve, part, old, piece));
+            self.publish_barrier();
+            return Ok(true);
+        });
         reserve.ensure(self.tables_needed(part, piece))?;
         let table = self.build(reserve, part, old, piece);
+        mutated!(CutTlbiFirst, self.invalidate_leaf(&at));
         if self.lock(at.table, at.index, old).is_err() {
             self.discard(reserve, table, part.level);
             return Ok(false);
         }
-        self.invalidate_leaf(&at);
+        mutated!(CutUntold | CutTlbiFirst | CutMadeFirst, (), self.invalidate_leaf(&at));
         self.make(at.table, at.index, table);
-        self.publish_barrier();
+        mutated!(CutMadeFirst, self.invalidate_leaf(&at));
+        mutated!(PublishBarrierCut, (), self.publish_barrier());
         Ok(true)
     }
 

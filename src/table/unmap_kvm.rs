@@ -101,7 +101,7 @@ impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Unmap {
             self.hi = self.hi.max(at.base + at.size);
             self.passed = true;
         } else {
-            view.invalidate_leaf(&at);
+            mutated!(KvmUnmapUntold, (), view.invalidate_leaf(&at));
             view.make(at.table, at.index, Pte::EMPTY);
             view.clean_output(pte, view.core.format.output(pte, level), at.size);
         }
@@ -116,11 +116,12 @@ impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Unmap {
         if self.held.is_empty() {
             return;
         }
-        view.invalidate_span(self.lo, self.hi);
+        mutated!(KvmUnmapMadeFirst, (), view.invalidate_span(self.lo, self.hi));
         for held in self.held.drain(..) {
             let table = view.table_at(guard, held.table, held.level);
             view.make(table, held.index, Pte::EMPTY);
         }
+        mutated!(KvmUnmapMadeFirst, view.invalidate_span(self.lo, self.hi));
         (self.lo, self.hi) = (self.start, self.end);
         self.last = true;
     }

@@ -256,11 +256,17 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 hi: end.min(base + size),
             };
             if !pte.is_valid() {
-                if pte.is_locked() {
-                    self.finish(&mut batch, visitor, origin, level);
+                if mutated!(LockedShown, false, pte.is_locked()) {
+                    mutated!(HeldAtLocked, (), self.finish(&mut batch, visitor, origin, level));
+                    mutated!(LockedSkipped, {
+                        ipa = at.hi;
+                        base = ipa;
+                        index += 1;
+                        continue;
+                    });
                     // Who is alone in the table and meets one waits for nobody: its holder died between break and make.
-                    if self.wait && A::SHARED {
-                        visitor.release(self, guard);
+                    if mutated!(LockedNotAwaited, false, self.wait && A::SHARED) {
+                        mutated!(KvmHeldAtLocked, (), visitor.release(self, guard));
                         backoff.wait();
                         continue;
                     }
@@ -274,8 +280,18 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                         continue;
                     }
                 }
-                if pte.is_frozen() {
-                    self.finish(&mut batch, visitor, origin, level);
+                if mutated!(FrozenShown, false, pte.is_frozen()) {
+                    mutated!(
+                        HeldAtFrozen,
+                        batch = Batch::new(),
+                        self.finish(&mut batch, visitor, origin, level)
+                    );
+                    mutated!(FrozenSkipped, {
+                        ipa = at.hi;
+                        base = ipa;
+                        index += 1;
+                        continue;
+                    });
                     return Ok(End::Unlinked { at: ipa, level });
                 }
             }
@@ -297,7 +313,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                     }
                 }
                 Ok(Step::Next) => {}
-                Ok(Step::Retry) => continue,
+                Ok(Step::Retry) => mutated!(RetryForgotten, {}, continue),
                 Ok(Step::Descend) => {
                     self.finish(&mut batch, visitor, origin, level);
                     let child = self.child(table, pte);

@@ -124,7 +124,8 @@ impl Trail {
             let table = view.table_again(guard, seen, Level::L2);
             let index = geometry.index(ipa, Level::L2);
             let entry = view.load(table, index);
-            above = (!entry.is_frozen()).then_some((table, index, entry));
+            let usable = mutated!(TrailAboveFrozen, true, !entry.is_frozen());
+            above = usable.then_some((table, index, entry));
         }
         let (table, index, entry) = above.unwrap_or_else(|| {
             let end = view.descend(guard, ipa, last.min(Level::L2));
@@ -160,7 +161,7 @@ impl Way for Trail {
             let table = view.table_again(guard, seen, Level::L3);
             let index = geometry.index(ipa, Level::L3);
             let pte = view.load(table, index);
-            if !pte.is_frozen() {
+            if mutated!(TrailFrozen, true, !pte.is_frozen()) {
                 return (table, index, pte);
             }
         }

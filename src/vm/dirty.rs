@@ -77,7 +77,14 @@ impl Bitmap {
     pub(crate) fn mark(&self, page: u64) {
         // AcqRel: releases the entry that was made writable to the harvest that takes the bit. Always a
         // read-modify-write; see the header.
-        self.words[(page / WORD) as usize].fetch_or(1 << (page % WORD), Ordering::AcqRel);
+        let word = &self.words[(page / WORD) as usize];
+        mutated!(
+            MarkLooksFirst,
+            if word.load(Ordering::Relaxed) >> (page % WORD) & 1 != 0 {
+                return;
+            }
+        );
+        word.fetch_or(1 << (page % WORD), Ordering::AcqRel);
     }
 
     /// Takes the bits of `mask` out of a word.
@@ -195,12 +202,14 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
         let handle = self.stage2.handle();
         let _section = self.gate.change();
         let mut spans = Spans::default();
+        mutated!(BitsTakenLate, _ = handle.write_protect(slot.ipa, slot.size)?);
         let take = |index| {
             let bits = log.take(index, u64::MAX);
             spans.add(index as u64, bits);
             bits
         };
         let bits = (0..log.words.len()).map(take).collect();
+        mutated!(BitsTakenLate, return Ok(bits));
         self.protect_spans(&handle, &slot, &spans)?;
         Ok(bits)
     }

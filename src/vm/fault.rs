@@ -408,12 +408,23 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
     ) -> Result<Outcome, Error> {
         let vm = self.vm();
         let _section = vm.gate.fault(&self.marker, ipa);
-        if vm.sequence.moved(ipa, sample) {
+        if mutated!(MovedUnasked, false, vm.sequence.moved(ipa, sample)) {
             return Ok(Outcome::Again(Retry::Invalidated));
         }
-        if self.slots.stale(&vm.slots) {
+        if mutated!(SlotsUnasked, false, self.slots.stale(&vm.slots)) {
             return Ok(Outcome::Again(Retry::SlotsChanged));
         }
+        let mark = || {
+            if let Some(log) = &entry.log {
+                log.mark(ipa.offset_from(entry.slot.ipa) / vm.page_size());
+            }
+        };
+        mutated!(
+            MarkedFirst,
+            if access == AccessKind::Write {
+                mark()
+            }
+        );
         let result = match *plan {
             Plan::Map {
                 ipa,
@@ -433,11 +444,8 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
             Ok(done) => {
                 // Only now, and still inside the section: a page that somebody may write is marked, or the fault that
                 // allowed it is one that the next change of the log waits for.
-                if access == AccessKind::Write
-                    && done != Handled::MarkedYoung
-                    && let Some(log) = &entry.log
-                {
-                    log.mark(ipa.offset_from(entry.slot.ipa) / vm.page_size());
+                if mutated!(MarkedFirst, false, access == AccessKind::Write) && done != Handled::MarkedYoung {
+                    mark();
                 }
                 Ok(Outcome::Handled(done))
             }

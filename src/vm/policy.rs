@@ -71,7 +71,7 @@ impl Marker {
         // SeqCst: the store of the module's argument.
         self.0.store(
             (ipa.get() >> 12) << Self::PAGE_SHIFT | count | Self::INSIDE,
-            Ordering::SeqCst,
+            mutated!(MarkerRelease, Ordering::Release, Ordering::SeqCst),
         );
     }
 
@@ -211,7 +211,7 @@ impl Gate {
     /// Begins a change after everything that it made visible: no fault section near the range that could have missed
     /// it is under way when this returns.
     pub(crate) fn change_settled(&self, near: Near) -> ChangeSection<'_> {
-        if self.policy == Policy::Lockless {
+        if mutated!(SettleSkipped, false, self.policy == Policy::Lockless) {
             self.wait_for_sections(near);
         }
         self.change()
