@@ -11,6 +11,8 @@ pub mod arch;
 #[cfg(all(feature = "std", not(loom), not(shuttle)))]
 pub mod bench;
 pub mod image;
+#[cfg(all(feature = "std", not(loom)))]
+pub mod machine;
 pub mod memory;
 pub mod sync;
 pub mod table;

@@ -8,9 +8,14 @@ pub use alloc::sync::Arc;
 #[cfg(not(any(loom, shuttle)))]
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
-// Of std under the model checkers too: what it holds is read from the environment, and is no step of a model.
-#[cfg(any(s2pt_faults, s2pt_mutations))]
+// Of std under the model checkers too: what it holds is read from the environment, or set once before a model's threads
+// run, and is no step of a model.
+#[cfg(any(s2pt_faults, s2pt_mutations, all(feature = "std", not(loom))))]
 pub(crate) use std::sync::OnceLock;
+#[cfg(shuttle)]
+pub(crate) use shuttle::thread_local;
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+pub(crate) use std::thread_local;
 
 #[cfg(loom)]
 pub use loom::sync::{
@@ -34,7 +39,7 @@ pub use std::{
 pub use loom::sync::{Mutex, RwLock};
 
 #[cfg(shuttle)]
-pub use shuttle::sync::{Mutex, RwLock};
+pub use shuttle::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Waits for a peer, longer each time: spins, then yields, then (hosted) sleeps for microseconds.
 ///

@@ -399,4 +399,8 @@ impl TableMemory for Arena {
     fn frames_in_use(&self) -> usize {
         self.counts.get().0
     }
+
+    fn has_frame(&self, pa: Pa) -> bool {
+        self.contains(pa)
+    }
 }

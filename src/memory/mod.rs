@@ -27,6 +27,8 @@ mod loom_tests;
 #[cfg(any(loom, shuttle, all(test, feature = "std")))]
 pub mod model;
 mod prefetch;
+#[cfg(all(feature = "std", not(loom)))]
+mod ram;
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 mod region;
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
@@ -38,6 +40,8 @@ mod tests;
 pub use arena::{Arena, ArenaError, ArenaOptions, ArenaStats};
 pub use frame::Frame;
 pub(crate) use prefetch::prefetch;
+#[cfg(all(feature = "std", not(loom)))]
+pub use ram::Ram;
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use region::Window;
 
@@ -152,6 +156,13 @@ pub trait TableMemory: Send + Sync {
 
     /// How many frames are out: taken or in a root, and not freed. Reserved frames do not count.
     fn frames_in_use(&self) -> usize;
+
+    /// Whether [`table`](Self::table) may be asked for `pa`. The table itself never asks: it holds addresses that it was
+    /// given. A memory that cannot tell says yes.
+    fn has_frame(&self, pa: Pa) -> bool {
+        let _ = pa;
+        true
+    }
 }
 
 /// Finds tables by their addresses.
@@ -232,6 +243,10 @@ macro_rules! forward {
             #[inline]
             fn frames_in_use(&self) -> usize {
                 (**self).frames_in_use()
+            }
+
+            fn has_frame(&self, pa: Pa) -> bool {
+                (**self).has_frame(pa)
             }
         }
     )*};

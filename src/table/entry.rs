@@ -32,6 +32,8 @@
 use super::View;
 use super::reclaim::Access;
 use super::tlb::{Event, Tlb};
+#[cfg(all(feature = "std", not(loom)))]
+use crate::arch::Format;
 use crate::arch::{Level, Pa, Pte};
 use crate::memory::{TableMemory, Tables, prefetch};
 use crate::sync::{AtomicU64, Backoff, Ordering};
@@ -88,6 +90,17 @@ impl Table<'_> {
     pub(crate) fn entry_pa(&self, index: usize) -> Pa {
         Pa::new(self.pa.get() + 8 * index as u64)
     }
+}
+
+/// What hardware does to a leaf by itself: access flag and dirty state (VTCR_EL2.HA and HD). False if the leaf is another
+/// by now. The simulated machine's only write; software sees it as the success of a peer.
+#[cfg(all(feature = "std", not(loom)))]
+pub(crate) fn hardware_update(entry: &AtomicU64, old: Pte, new: Pte) -> bool {
+    debug_assert!(old.is_valid() && (old.raw() ^ new.raw()) & !(Format::AF_BIT | Format::WRITE_BIT) == 0);
+    // AcqRel: as any exchange of software; hardware's own update is no weaker.
+    entry
+        .compare_exchange(old.raw(), new.raw(), Ordering::AcqRel, Ordering::Acquire)
+        .is_ok()
 }
 
 impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {

@@ -43,6 +43,8 @@ mod way;
 
 pub use crate::arch::{Mapping, Translation};
 pub use attrs::Changed;
+#[cfg(all(feature = "std", not(loom)))]
+pub(crate) use entry::hardware_update;
 pub use error::Error;
 pub use frames::FrameCache;
 pub use map::{Existing, MapOptions, Mapped};

@@ -1,0 +1,198 @@
+//! What one CPU remembers of walks: translations of stage 2, combined ones, and tables on the way.
+//!
+//! Nothing is ever evicted: an entry stays until an invalidation names it. That is the worst TLB that the architecture
+//! allows, and so the best judge of who forgets to invalidate.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use super::walker::{Found, Reached, Regime};
+use crate::arch::{Format, Geometry, Ipa, Level, Pa, Tlbi};
+
+/// Translations by the first IPA that they cover; of one address there may be several sizes.
+type Held = BTreeMap<u64, Vec<Found>>;
+
+/// The caches of one CPU for one VMID.
+#[derive(Debug)]
+pub(super) struct Caches {
+    geometry: Geometry,
+    format: Format,
+    /// Bytes of a leaf of each level there is, smallest first.
+    sizes: Vec<u64>,
+    stage2: Held,
+    /// VA to PA, for a guest whose stage 1 is off: an invalidation by IPA does not find it.
+    combined: Held,
+    /// Tables by the level of their entries and the first IPA that they translate.
+    tables: BTreeMap<(Level, u64), Reached>,
+}
+
+/// Whether two translations can be held at once: of one size, to one output, of one memory type. Permissions, access flag
+/// and dirty state may differ.
+fn agree(format: &Format, a: &Found, b: &Found) -> bool {
+    a.level == b.level
+        && format.output(a.leaf, a.level) == format.output(b.leaf, b.level)
+        && format.memtype(a.leaf) == format.memtype(b.leaf)
+}
+
+/// Where in `held` translations of a byte of [`first`, `end`) begin.
+fn beginnings<'a>(held: &'a Held, sizes: &'a [u64], first: u64, end: u64) -> impl Iterator<Item = &'a Found> {
+    let before = sizes
+        .iter()
+        .map(move |&size| (size, first / size * size))
+        .filter(move |&(_, base)| base < first)
+        .filter_map(|(size, base)| Some((size, held.get(&base)?)))
+        .flat_map(|(size, all)| all.iter().filter(move |found| found.size == size));
+    before.chain(held.range(first..end).flat_map(|(_, all)| all))
+}
+
+impl Caches {
+    pub fn new(regime: &Regime) -> Self {
+        let geometry = regime.geometry;
+        let mut levels: Vec<Level> =
+            core::iter::successors(Some(geometry.start_level()), |level| level.deeper()).collect();
+        levels.reverse();
+        Self {
+            sizes: levels.iter().map(|&level| geometry.size(level)).collect(),
+            geometry,
+            format: regime.format,
+            stage2: Held::new(),
+            combined: Held::new(),
+            tables: BTreeMap::new(),
+        }
+    }
+
+    /// The translation of `ipa`, if it is held.
+    pub fn find(&self, ipa: Ipa, combined: bool) -> Option<&Found> {
+        let held = if combined { &self.combined } else { &self.stage2 };
+        beginnings(held, &self.sizes, ipa.get(), ipa.get() + 1).next()
+    }
+
+    /// Keeps a translation, in place of one that differs in permissions only. Returns one that it contradicts.
+    pub fn keep(&mut self, found: &Found, combined: bool) -> Option<Found> {
+        let held = if combined { &mut self.combined } else { &mut self.stage2 };
+        let (first, end) = (found.base.get(), found.base.get() + found.size);
+        let conflict = beginnings(held, &self.sizes, first, end)
+            .find(|other| !agree(&self.format, found, other))
+            .cloned();
+        let all = held.entry(first).or_default();
+        all.retain(|other| other.size != found.size);
+        all.push(found.clone());
+        conflict
+    }
+
+    /// First IPA that a table on the way to `ipa` translates.
+    fn table_base(&self, level: Level, ipa: Ipa) -> u64 {
+        ipa.align_down(self.geometry.span(level)).get()
+    }
+
+    /// The deepest table held for `ipa`, below the root.
+    pub fn deepest(&self, ipa: Ipa) -> Option<&Reached> {
+        let mut level = Some(Level::L3);
+        while let Some(here) = level.filter(|&level| level > self.geometry.start_level()) {
+            if let Some(reached) = self.tables.get(&(here, self.table_base(here, ipa))) {
+                return Some(reached);
+            }
+            level = here.shallower();
+        }
+        None
+    }
+
+    /// Keeps a table on the way to `ipa`. Returns the one that it contradicts.
+    pub fn keep_table(&mut self, ipa: Ipa, reached: &Reached) -> Option<Reached> {
+        self.tables
+            .insert((reached.level, self.table_base(reached.level, ipa)), reached.clone())
+            .filter(|before| before.table != reached.table)
+    }
+
+    /// Each translation held, and whether it is a combined one.
+    pub fn iter(&self) -> impl Iterator<Item = (&Found, bool)> {
+        let stage2 = self.stage2.values().flatten().map(|found| (found, false));
+        stage2.chain(self.combined.values().flatten().map(|found| (found, true)))
+    }
+
+    /// Translations of a byte of [`first`, `end`), and whether they are combined ones.
+    pub fn covering(&self, first: u64, end: u64) -> impl Iterator<Item = (&Found, bool)> {
+        let stage2 = beginnings(&self.stage2, &self.sizes, first, end).map(|found| (found, false));
+        stage2.chain(beginnings(&self.combined, &self.sizes, first, end).map(|found| (found, true)))
+    }
+
+    /// What was read through entries of which `is` says yes, or is such a table, in words. `is` gets the entries on the way,
+    /// and the table to which they lead.
+    pub fn through(&self, mut is: impl FnMut(&[Pa], Option<Pa>) -> bool) -> Option<alloc::string::String> {
+        let stage = |combined| if combined { "combined" } else { "stage-2" };
+        let found = self.iter().find(|(found, _)| is(&found.path, None));
+        if let Some((found, combined)) = found {
+            return Some(alloc::format!("a {} translation: {found}", stage(combined)));
+        }
+        let table = self.tables.values().find(|table| is(&table.path, Some(table.table)))?;
+        Some(alloc::format!("in its walk cache the {table}"))
+    }
+
+    /// Combined entries are made again out of those of stage 2, as hardware may at any time.
+    pub fn recombine(&mut self) {
+        let stage2: Vec<Found> = self.stage2.values().flatten().cloned().collect();
+        for found in stage2 {
+            self.keep(&found, true);
+        }
+    }
+
+    /// Drops what an invalidation names, but for what was read through an entry of which `spared` says that the store that
+    /// broke it is not visible yet. Notes in `gone` where something of stage 2 went.
+    ///
+    /// A level hint is taken at its word: translations of other levels stay, and so do tables. Without one everything for
+    /// the address goes, tables on the way included.
+    pub fn invalidate(&mut self, tlbi: Tlbi, spared: impl Fn(&[Pa]) -> bool, gone: &mut Vec<Ipa>) {
+        let page = self.sizes[0];
+        let (ipa, pages, level) = match tlbi {
+            Tlbi::Ipa { ipa, level, .. } => (ipa, 1, level),
+            Tlbi::Range { ipa, pages, level, .. } => (ipa, pages, level),
+            Tlbi::Vmid => {
+                forget(&mut self.stage2, |found| !spared(&found.path), gone);
+                forget(&mut self.combined, |found| !spared(&found.path), gone);
+                self.tables.retain(|_, table| spared(&table.path));
+                return;
+            }
+            Tlbi::Stage1 { .. } => return forget(&mut self.combined, |found| !spared(&found.path), &mut Vec::new()),
+        };
+        let first = ipa.align_down(page).get();
+        let end = first + pages * page;
+        let hits: Vec<(u64, u64)> = beginnings(&self.stage2, &self.sizes, first, end)
+            .filter(|found| level.is_none_or(|level| level == found.level) && !spared(&found.path))
+            .map(|found| (found.base.get(), found.size))
+            .collect();
+        for (base, size) in hits {
+            if let Some(all) = self.stage2.get_mut(&base) {
+                all.retain(|found| found.size != size);
+                if all.is_empty() {
+                    self.stage2.remove(&base);
+                }
+            }
+            gone.push(Ipa::new(base.max(first)));
+        }
+        if level.is_none() {
+            let geometry = &self.geometry;
+            self.tables.retain(|&(level, base), table| {
+                let outside = base >= end || base + geometry.span(level) <= first;
+                outside || spared(&table.path)
+            });
+        }
+    }
+
+    /// How many translations and tables are held.
+    pub fn len(&self) -> usize {
+        self.iter().count() + self.tables.len()
+    }
+}
+
+fn forget(held: &mut Held, hit: impl Fn(&Found) -> bool, gone: &mut Vec<Ipa>) {
+    held.retain(|_, all| {
+        all.retain(|found| {
+            let hit = hit(found);
+            if hit {
+                gone.push(found.base);
+            }
+            !hit
+        });
+        !all.is_empty()
+    });
+}
