@@ -10,10 +10,10 @@ pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Orde
 
 // Of std under the model checkers too: what it holds is read from the environment, or set once before a model's threads
 // run, and is no step of a model.
-#[cfg(any(s2pt_faults, s2pt_mutations, all(feature = "std", not(loom))))]
-pub(crate) use std::sync::OnceLock;
 #[cfg(shuttle)]
 pub(crate) use shuttle::thread_local;
+#[cfg(any(s2pt_faults, s2pt_mutations, all(feature = "std", not(loom))))]
+pub(crate) use std::sync::OnceLock;
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub(crate) use std::thread_local;
 
