@@ -12,6 +12,29 @@ use crate::arch::{Format, Geometry, Ipa, Level, Pa, Tlbi};
 /// Translations by the first IPA that they cover; of one address there may be several sizes.
 type Held = BTreeMap<u64, Vec<Found>>;
 
+/// Through which entries of tables something is held, and how often: so that a make, which mostly concerns nobody, need not
+/// look at everything.
+#[derive(Debug, Default)]
+struct Through(BTreeMap<u64, usize>);
+
+impl Through {
+    fn add(&mut self, path: &[Pa]) {
+        for entry in path {
+            *self.0.entry(entry.get()).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, path: &[Pa]) {
+        for entry in path {
+            let count = self.0.get_mut(&entry.get()).filter(|count| **count > 1);
+            match count {
+                Some(count) => *count -= 1,
+                None => drop(self.0.remove(&entry.get())),
+            }
+        }
+    }
+}
+
 /// The caches of one CPU for one VMID.
 #[derive(Debug)]
 pub(super) struct Caches {
@@ -24,6 +47,7 @@ pub(super) struct Caches {
     combined: Held,
     /// Tables by the level of their entries and the first IPA that they translate.
     tables: BTreeMap<(Level, u64), Reached>,
+    through: Through,
 }
 
 /// Whether two translations can be held at once: of one size, to one output, of one memory type. Permissions, access flag
@@ -58,6 +82,7 @@ impl Caches {
             stage2: Held::new(),
             combined: Held::new(),
             tables: BTreeMap::new(),
+            through: Through::default(),
         }
     }
 
@@ -75,8 +100,14 @@ impl Caches {
             .find(|other| !agree(&self.format, found, other))
             .cloned();
         let all = held.entry(first).or_default();
-        all.retain(|other| other.size != found.size);
-        all.push(found.clone());
+        self.through.add(&found.path);
+        match all.iter_mut().find(|other| other.size == found.size) {
+            Some(other) => {
+                self.through.remove(&other.path);
+                other.clone_from(found);
+            }
+            None => all.push(found.clone()),
+        }
         conflict
     }
 
@@ -99,9 +130,13 @@ impl Caches {
 
     /// Keeps a table on the way to `ipa`. Returns the one that it contradicts.
     pub fn keep_table(&mut self, ipa: Ipa, reached: &Reached) -> Option<Reached> {
-        self.tables
-            .insert((reached.level, self.table_base(reached.level, ipa)), reached.clone())
-            .filter(|before| before.table != reached.table)
+        let place = (reached.level, self.table_base(reached.level, ipa));
+        let before = self.tables.insert(place, reached.clone());
+        self.through.add(&reached.path);
+        if let Some(before) = &before {
+            self.through.remove(&before.path);
+        }
+        before.filter(|before| before.table != reached.table)
     }
 
     /// Each translation held, and whether it is a combined one.
@@ -116,15 +151,24 @@ impl Caches {
         stage2.chain(beginnings(&self.combined, &self.sizes, first, end).map(|found| (found, true)))
     }
 
-    /// What was read through entries of which `is` says yes, or is such a table, in words. `is` gets the entries on the way,
-    /// and the table to which they lead.
-    pub fn through(&self, mut is: impl FnMut(&[Pa], Option<Pa>) -> bool) -> Option<alloc::string::String> {
+    /// What was read through an entry in [`first`, `end`), or is a table there, in words.
+    pub fn through(&self, first: Pa, end: Pa) -> Option<alloc::string::String> {
+        let inside = |pa: &Pa| (first..end).contains(pa);
         let stage = |combined| if combined { "combined" } else { "stage-2" };
-        let found = self.iter().find(|(found, _)| is(&found.path, None));
-        if let Some((found, combined)) = found {
-            return Some(alloc::format!("a {} translation: {found}", stage(combined)));
+        if self.through.0.range(first.get()..end.get()).next().is_some() {
+            let found = self.iter().find(|(found, _)| found.path.iter().any(inside));
+            if let Some((found, combined)) = found {
+                return Some(alloc::format!("a {} translation: {found}", stage(combined)));
+            }
+            let table = self.tables.values().find(|table| table.path.iter().any(inside))?;
+            return Some(alloc::format!("in its walk cache the {table}"));
         }
-        let table = self.tables.values().find(|table| is(&table.path, Some(table.table)))?;
+        None
+    }
+
+    /// The walk cache's entry for the table at `pa`, in words.
+    pub fn leads_to(&self, pa: Pa) -> Option<alloc::string::String> {
+        let table = self.tables.values().find(|table| table.table == pa)?;
         Some(alloc::format!("in its walk cache the {table}"))
     }
 
@@ -143,16 +187,25 @@ impl Caches {
     /// the address goes, tables on the way included.
     pub fn invalidate(&mut self, tlbi: Tlbi, spared: impl Fn(&[Pa]) -> bool, gone: &mut Vec<Ipa>) {
         let page = self.sizes[0];
+        let through = &mut self.through;
         let (ipa, pages, level) = match tlbi {
             Tlbi::Ipa { ipa, level, .. } => (ipa, 1, level),
             Tlbi::Range { ipa, pages, level, .. } => (ipa, pages, level),
             Tlbi::Vmid => {
-                forget(&mut self.stage2, |found| !spared(&found.path), gone);
-                forget(&mut self.combined, |found| !spared(&found.path), gone);
-                self.tables.retain(|_, table| spared(&table.path));
+                forget(&mut self.stage2, through, |found| !spared(&found.path), gone);
+                forget(&mut self.combined, through, |found| !spared(&found.path), gone);
+                self.tables
+                    .retain(|_, table| kept(through, &table.path, spared(&table.path)));
                 return;
             }
-            Tlbi::Stage1 { .. } => return forget(&mut self.combined, |found| !spared(&found.path), &mut Vec::new()),
+            Tlbi::Stage1 { .. } => {
+                return forget(
+                    &mut self.combined,
+                    through,
+                    |found| !spared(&found.path),
+                    &mut Vec::new(),
+                );
+            }
         };
         let first = ipa.align_down(page).get();
         let end = first + pages * page;
@@ -162,7 +215,7 @@ impl Caches {
             .collect();
         for (base, size) in hits {
             if let Some(all) = self.stage2.get_mut(&base) {
-                all.retain(|found| found.size != size);
+                all.retain(|found| kept(through, &found.path, found.size != size));
                 if all.is_empty() {
                     self.stage2.remove(&base);
                 }
@@ -173,7 +226,7 @@ impl Caches {
             let geometry = &self.geometry;
             self.tables.retain(|&(level, base), table| {
                 let outside = base >= end || base + geometry.span(level) <= first;
-                outside || spared(&table.path)
+                kept(through, &table.path, outside || spared(&table.path))
             });
         }
     }
@@ -184,14 +237,22 @@ impl Caches {
     }
 }
 
-fn forget(held: &mut Held, hit: impl Fn(&Found) -> bool, gone: &mut Vec<Ipa>) {
+/// Whether something stays; if not, it is taken out of the index.
+fn kept(through: &mut Through, path: &[Pa], stays: bool) -> bool {
+    if !stays {
+        through.remove(path);
+    }
+    stays
+}
+
+fn forget(held: &mut Held, through: &mut Through, hit: impl Fn(&Found) -> bool, gone: &mut Vec<Ipa>) {
     held.retain(|_, all| {
         all.retain(|found| {
             let hit = hit(found);
             if hit {
                 gone.push(found.base);
             }
-            !hit
+            kept(through, &found.path, !hit)
         });
         !all.is_empty()
     });

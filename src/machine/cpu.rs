@@ -142,9 +142,9 @@ impl State {
             return;
         };
         let ipa = flying.access.ipa;
-        let path = flying.found.path.clone();
+        let used = flying.found.clone();
         let caches = self.caches_mut(regime);
-        let held = |combined| caches.find(ipa, combined).is_some_and(|found| found.path == path);
+        let held = |combined| caches.find(ipa, combined) == Some(&used);
         if !held(false) && !held(true) {
             self.land(shared, cpu);
         }
@@ -255,25 +255,22 @@ impl State {
 
     /// Hardware's own write into a leaf. False if the leaf is another by now.
     fn update(&mut self, seat: Seat<'_>, ipa: Ipa, at: &Reached, found: &Found, new: Pte) -> bool {
-        let (space, regime) = (seat.space, seat.regime);
+        let regime = seat.regime;
         let old = found.leaf;
         let page = ipa.align_down(regime.geometry.granule().size());
         let offset = page.offset_from(found.base);
         let output = Pa::new(regime.format.output(old, found.level).get() + offset);
         let format = &regime.format;
         let dirty = format.prot(new) != format.prot(old);
-        // Noted before it is done: whoever takes it sees it done.
-        let before = space.note(page);
-        space.notes(page, output, true, dirty);
         let index = regime.geometry.index(ipa, at.level);
         let word = seat.walk.entry(at.table, index);
         let done = word.is_some_and(|word| hardware_update(word, old, new));
         if done {
+            // Under the lock of this CPU: who takes what hardware noted passes through it first.
+            seat.space.notes(page, output, true, dirty);
             self.counts.updates += 1;
             let entry = found.entry();
             seat.shared.log.add(Some(seat.cpu), What::Update { entry, old, new });
-        } else {
-            space.restore(page, before);
         }
         done
     }

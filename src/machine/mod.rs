@@ -210,6 +210,8 @@ impl Machine {
     /// Takes what hardware noted in [`ipa`, `ipa + size`): who has just taken rights, access flags or the mapping away there,
     /// or has taken note of what was written.
     pub fn forget(&self, port: &Port, ipa: Ipa, size: u64) {
+        // What a CPU has written into a leaf and not yet put down, it puts down before it is let go.
+        self.shared.cpus().for_each(drop);
         port.space.forget(ipa.get(), ipa.get().saturating_add(size));
     }
 

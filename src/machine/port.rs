@@ -106,9 +106,9 @@ impl Port {
     fn check_made(&self, entry: Pa, before: Pte, new: Pte) {
         let Some(regime) = self.space.regime() else { return };
         for (cpu, mut state) in self.shared.cpus() {
-            let through = |path: &[Pa], _| path.contains(&entry);
-            let held = state.caches(regime).through(through);
-            let flying = state.flying.as_ref().filter(|flying| through(&flying.found.path, None));
+            let held = state.caches(regime).through(entry, Pa::new(entry.get() + 1));
+            let flying = state.flying.as_ref();
+            let flying = flying.filter(|flying| flying.found.path.contains(&entry));
             let held = held.or_else(|| flying.map(|flying| alloc::format!("in flight {}", flying.found)));
             if let Some(held) = held {
                 let (before, new) = (before.raw(), new.raw());
@@ -122,10 +122,10 @@ impl Port {
     fn free(&self, frame: Pa) {
         if let Some(regime) = self.space.regime() {
             let size = regime.geometry.granule().size();
-            let inside = |pa: &Pa| pa.align_down(size) == frame;
-            let through = |path: &[Pa], table: Option<Pa>| table == Some(frame) || path.iter().any(inside);
+            let end = Pa::new(frame.get() + size);
             for (cpu, mut state) in self.shared.cpus() {
-                if let Some(held) = state.caches(regime).through(through) {
+                let caches = state.caches(regime);
+                if let Some(held) = caches.through(frame, end).or_else(|| caches.leads_to(frame)) {
                     let what = alloc::format!("table frame {frame} is freed while the CPU has {held}");
                     self.shared.violation(ViolationKind::FreedFrame, Some(cpu), None, what);
                 }

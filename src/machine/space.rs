@@ -106,7 +106,7 @@ impl Space {
         lock(&self.freed).contains(&frame.get())
     }
 
-    /// Hardware is about to note something in the leaf of a page.
+    /// Hardware has noted something in the leaf of a page.
     pub fn notes(&self, page: Ipa, output: Pa, young: bool, dirty: bool) {
         let mut notes = lock(&self.notes);
         let note = notes.entry(page.get()).or_insert(Note {
@@ -123,15 +123,6 @@ impl Space {
         }
         note.young |= young;
         note.dirty |= dirty;
-    }
-
-    /// It did not.
-    pub fn restore(&self, page: Ipa, before: Option<Note>) {
-        let mut notes = lock(&self.notes);
-        match before {
-            Some(note) => notes.insert(page.get(), note),
-            None => notes.remove(&page.get()),
-        };
     }
 
     pub fn note(&self, page: Ipa) -> Option<Note> {
