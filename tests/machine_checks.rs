@@ -128,10 +128,7 @@ fn bytes_are_where_the_table_says() {
         Ok(0xffff_4567_89ab_cdef)
     );
     assert_eq!(two.access(Access::read(Ipa::new(0x8000_1231), 1)), Ok(0xcd));
-    assert_eq!(
-        bench.machine.ram().unwrap().read(Pa::new(RAM + 0x1234), 4),
-        Some(0xffff_4567)
-    );
+    assert_eq!(bench.machine.ram().read(Pa::new(RAM + 0x1234), 4), Some(0xffff_4567));
     // The other half of the block is the same memory as before the split.
     bench.view().split(Ipa::new(0x8000_0000), BLOCK, Level::L3).unwrap();
     assert_eq!(one.access(Access::read(Ipa::new(0x8000_1231), 1)), Ok(0xcd));
@@ -374,7 +371,7 @@ fn a_barrier_that_does_not_wait_for_an_access_in_flight_is_found() {
         bench.machine.check(&bench.port, Ipa::new(0x8000_0000), PAGE);
         // The DSB has let it reach memory; or it is still on its way.
         assert_eq!(
-            bench.machine.ram().unwrap().read(Pa::new(RAM + 8), 8),
+            bench.machine.ram().read(Pa::new(RAM + 8), 8),
             Some(if leave_out { 0 } else { 5 })
         );
         assert_eq!(cpu.finish().is_some(), leave_out);

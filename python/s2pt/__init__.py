@@ -22,7 +22,7 @@ s2pt.errors.NotMappedError: nothing is mapped at 0x90000000 (the walk ends at le
 
 from __future__ import annotations
 
-from s2pt._core import Stage2, __version__
+from s2pt._core import Cpu, Machine, Stage2, __version__
 from s2pt.errors import (
     AccessFlagFault,
     AddressError,
@@ -48,6 +48,7 @@ from s2pt.errors import (
     TranslationFault,
 )
 from s2pt.explain import Explanation, Step, WalkFault
+from s2pt.machine import Violation
 from s2pt.types import (
     Access,
     Backing,
@@ -84,6 +85,7 @@ __all__ = [
     "Changed",
     "ClosedError",
     "ConflictError",
+    "Cpu",
     "DirtyLog",
     "DirtyLogReport",
     "DumpStyle",
@@ -97,6 +99,7 @@ __all__ = [
     "GuestExit",
     "ImageError",
     "LevelError",
+    "Machine",
     "Mapped",
     "Mapping",
     "MemType",
@@ -116,6 +119,7 @@ __all__ = [
     "TraceError",
     "Translation",
     "TranslationFault",
+    "Violation",
     "Vm",
     "WalkFault",
     "WalkFlags",

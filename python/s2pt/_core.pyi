@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Literal, Self, SupportsIndex, TypeAlias, final
+from typing import Any, Literal, Self, SupportsIndex, TypeAlias, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from typing_extensions import Buffer, disjoint_base
 from s2pt.events import Event
 from s2pt.explain import Explanation
 from s2pt.image import Difference, PtdumpRun
+from s2pt.machine import LogEntry, Violation
 from s2pt.types import (
     Access,
     Backing,
@@ -35,11 +36,13 @@ __all__ = [
     "LEAF_DTYPE",
     "BenchJob",
     "Changed",
+    "Cpu",
     "DirtyLogJob",
     "Entry",
     "Image",
     "ImageLeaves",
     "LeafIterator",
+    "Machine",
     "Mapped",
     "Mapping",
     "Ptdump",
@@ -58,6 +61,7 @@ __all__ = [
 __version__: str
 LEAF_DTYPE: np.dtype[np.void]
 
+_T = TypeVar("_T")
 _Size: TypeAlias = SupportsIndex | str
 _Access: TypeAlias = Access | Literal["r", "w", "x"]
 _Style: TypeAlias = DumpStyle | Literal["exact", "kvm6", "kvm7"]
@@ -196,6 +200,51 @@ class ImageLeaves:
 class LeafIterator:
     def __iter__(self) -> Self: ...
     def __next__(self) -> Mapping: ...
+
+@final
+class Machine:
+    def __new__(
+        cls,
+        table: Stage2 | Vm,
+        cpus: SupportsIndex = 4,
+        *,
+        ram: _Size | None = None,
+        pa: SupportsIndex | None = None,
+        log: SupportsIndex = 1000,
+    ) -> Self: ...
+    @property
+    def cpus(self) -> tuple[Cpu, ...]: ...
+    @property
+    def violations(self) -> list[Violation]: ...
+    @property
+    def violated(self) -> int: ...
+    @property
+    def counts(self) -> dict[str, int]: ...
+    @property
+    def maintenance(self) -> dict[str, int]: ...
+    def audit(self) -> int: ...
+    def check(self, ipa: SupportsIndex, size: _Size) -> int: ...
+    def forget(self, ipa: SupportsIndex, size: _Size) -> None: ...
+    def log(self) -> list[LogEntry]: ...
+    def memory(self, pa: SupportsIndex, size: _Size) -> bytes: ...
+
+@final
+class Cpu:
+    def read(self, ipa: SupportsIndex, size: SupportsIndex = 8) -> int: ...
+    def write(self, ipa: SupportsIndex, value: SupportsIndex, size: SupportsIndex = 8) -> None: ...
+    def fetch(self, ipa: SupportsIndex) -> int: ...
+    def begin(
+        self, ipa: SupportsIndex, access: _Access = "r", value: SupportsIndex = 0, size: SupportsIndex = 8
+    ) -> None: ...
+    def finish(self) -> int | None: ...
+    def speculate(self, ipa: SupportsIndex) -> None: ...
+    def run(self, function: Callable[[], _T]) -> _T: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def counts(self) -> dict[str, int]: ...
+    @property
+    def held(self) -> int: ...
 
 @final
 class Stage2:

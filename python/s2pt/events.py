@@ -8,6 +8,15 @@ from dataclasses import dataclass
 __all__ = ["Event"]
 
 
+def describe(kind: str, fields: Mapping[str, int | str | bool | None]) -> str:
+    """Say in one line what happened: addresses and values in hex, levels and counts not."""
+    parts = [kind]
+    for name, value in fields.items():
+        number = isinstance(value, int) and not isinstance(value, bool) and name not in ("level", "pages")
+        parts.append(f"{name}={value:#x}" if number else f"{name}={value}")
+    return " ".join(parts)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Event:
     """One step that an operation took.
@@ -38,8 +47,4 @@ class Event:
     fields: Mapping[str, int | str | bool | None]
 
     def __repr__(self) -> str:
-        parts = [self.kind]
-        for name, value in self.fields.items():
-            number = isinstance(value, int) and not isinstance(value, bool) and name not in ("level", "pages")
-            parts.append(f"{name}={value:#x}" if number else f"{name}={value}")
-        return f"Event({self.sequence}, thread={self.thread}, {' '.join(parts)})"
+        return f"Event({self.sequence}, thread={self.thread}, {describe(self.kind, self.fields)})"

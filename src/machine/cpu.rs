@@ -81,6 +81,20 @@ pub struct CpuCounts {
     pub updates: u64,
 }
 
+impl CpuCounts {
+    /// Each number with its name, in the order of the fields.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("accesses", self.accesses),
+            ("hits", self.hits),
+            ("fills", self.fills),
+            ("faults", self.faults),
+            ("updates", self.updates),
+        ]
+        .into_iter()
+    }
+}
+
 impl core::ops::AddAssign for CpuCounts {
     fn add_assign(&mut self, other: Self) {
         self.accesses += other.accesses;
@@ -128,12 +142,11 @@ impl State {
         self.counts.accesses += 1;
         let (kind, ipa) = (access.kind, access.ipa);
         shared.log.add(Some(cpu), What::Access { kind, ipa, pa });
-        let Some(ram) = &shared.ram else { return Some(0) };
         if kind == AccessKind::Write {
-            ram.write(pa, access.size, access.value);
+            shared.ram.write(pa, access.size, access.value);
             return Some(0);
         }
-        Some(ram.read(pa, access.size).unwrap_or(0))
+        Some(shared.ram.read(pa, access.size).unwrap_or(0))
     }
 
     /// Lets it reach memory if the translation that it uses is held no more: it is what a DSB waits for.

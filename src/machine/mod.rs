@@ -57,6 +57,8 @@ pub use cpu::{Access, Bound, Cpu, CpuCounts};
 pub use judge::{Violation, ViolationKind};
 pub use log::{Entry, What};
 pub use port::Port;
+#[cfg(feature = "python")]
+pub(crate) use walker::{Regime, Walk};
 
 use alloc::vec::Vec;
 
@@ -72,7 +74,8 @@ use space::Space;
 pub struct MachineOptions {
     /// How many CPUs.
     pub cpus: usize,
-    /// The guest's memory: first physical address, and bytes. Without it accesses are translated and go nowhere.
+    /// The guest's memory: first physical address, and bytes; beyond it reads give 0 and writes are lost. `None`: there is
+    /// memory at every address, at the price of a lock for each access.
     pub ram: Option<(Pa, u64)>,
     /// How many of the last happenings are kept for [`Machine::log`].
     pub log: usize,
@@ -81,7 +84,7 @@ pub struct MachineOptions {
 }
 
 impl Default for MachineOptions {
-    /// Four CPUs, no memory of the guest, no log, patience for 10,000 faults.
+    /// Four CPUs, memory everywhere, no log, patience for 10,000 faults.
     fn default() -> Self {
         Self {
             cpus: 4,
@@ -114,7 +117,13 @@ impl Machine {
     /// # Errors
     /// What the operating system says if there is no address space for the guest's memory.
     pub fn new(options: MachineOptions) -> std::io::Result<Self> {
-        let ram = options.ram.map(|(base, bytes)| Ram::new(base, bytes)).transpose()?;
+        let ram = match options.ram {
+            None => Ram::everywhere(),
+            #[cfg(not(shuttle))]
+            Some((base, bytes)) => Ram::new(base, bytes)?,
+            #[cfg(shuttle)]
+            Some(_) => Ram::everywhere(),
+        };
         Ok(Self {
             shared: Arc::new(Shared::new(options.cpus, ram, options.log)),
             spaces: Arc::default(),
@@ -160,8 +169,8 @@ impl Machine {
     }
 
     /// The guest's memory.
-    pub fn ram(&self) -> Option<&Ram> {
-        self.shared.ram.as_ref()
+    pub fn ram(&self) -> &Ram {
+        &self.shared.ram
     }
 
     /// What was broken so far; of very many the first.

@@ -18,7 +18,7 @@ use crate::table::{Counting, Event, Tlb};
 pub(super) struct Shared {
     id: u32,
     cpus: Box<[Mutex<State>]>,
-    pub ram: Option<Ram>,
+    pub ram: Ram,
     pub docket: Docket,
     pub counting: Counting,
     pub log: Log,
@@ -33,7 +33,7 @@ thread_local! {
 const MACHINES: usize = 8;
 
 impl Shared {
-    pub fn new(cpus: usize, ram: Option<Ram>, log: usize) -> Self {
+    pub fn new(cpus: usize, ram: Ram, log: usize) -> Self {
         Self {
             id: unique_number(),
             cpus: (0..cpus).map(|_| Mutex::new(State::default())).collect(),

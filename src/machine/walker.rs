@@ -8,7 +8,7 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::table::{Stage2, Tlb};
 
 /// A table as a CPU's registers and memory bus give it.
-pub(super) trait Walk: Send + Sync {
+pub(crate) trait Walk: Send + Sync {
     /// The word of entry `index` in the table at `table`; `None` if no memory is there.
     fn entry(&self, table: Pa, index: usize) -> Option<&AtomicU64>;
     fn regime(&self) -> Regime;
@@ -16,7 +16,7 @@ pub(super) trait Walk: Send + Sync {
 
 /// What VTCR_EL2 and VTTBR_EL2 say.
 #[derive(Clone, Copy)]
-pub(super) struct Regime {
+pub(crate) struct Regime {
     pub root: Pa,
     pub geometry: Geometry,
     pub format: Format,
@@ -82,7 +82,7 @@ pub(super) struct Stopped {
 
 impl Regime {
     /// The root.
-    pub fn start(&self) -> Reached {
+    pub(super) fn start(&self) -> Reached {
         Reached {
             table: self.root,
             level: self.geometry.start_level(),
@@ -91,7 +91,7 @@ impl Regime {
     }
 
     /// The entry for `ipa` in a table, and its value now: one load, as hardware does.
-    pub fn read(&self, walk: &dyn Walk, at: &Reached, ipa: Ipa) -> Option<(Pa, Pte)> {
+    pub(super) fn read(&self, walk: &dyn Walk, at: &Reached, ipa: Ipa) -> Option<(Pa, Pte)> {
         let index = self.geometry.index(ipa, at.level);
         // Acquire: walks are ordered after the store that linked what they follow, by the address they read.
         let raw = walk.entry(at.table, index)?.load(Ordering::Acquire);
@@ -99,7 +99,7 @@ impl Regime {
     }
 
     /// One step: a table below, the leaf, or the fault.
-    pub fn step(&self, at: &Reached, entry: Pa, pte: Pte, ipa: Ipa) -> Result<Next, Stopped> {
+    pub(super) fn step(&self, at: &Reached, entry: Pa, pte: Pte, ipa: Ipa) -> Result<Next, Stopped> {
         let stopped = |kind| Stopped { kind, level: at.level };
         let mut path = at.path.clone();
         path.push(entry);

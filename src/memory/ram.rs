@@ -3,46 +3,40 @@
 #[cfg(not(shuttle))]
 use super::region::Region;
 use crate::arch::Pa;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 /// Bytes of a page of [`Ram`].
 const PAGE: u64 = 4096;
 
-/// A few words, for the model checker.
-#[cfg(shuttle)]
-#[derive(Debug)]
-struct Region(alloc::boxed::Box<[AtomicU64]>, u64);
-
-#[cfg(shuttle)]
-impl Region {
-    fn new(base: Pa, shift: u32, count: u32, _: u32) -> std::io::Result<Self> {
-        let words = (count as usize) << (shift - 3);
-        Ok(Self((0..words).map(|_| AtomicU64::new(0)).collect(), base.get()))
-    }
-
-    fn tables(&self, pa: Pa, _: u32) -> &[AtomicU64] {
-        let first = ((pa.get() - self.1) / 8) as usize;
-        &self.0[first..first + (PAGE / 8) as usize]
-    }
-}
-
-/// A run of physical memory that simulated CPUs read and write, zero at first.
+/// Physical memory that simulated CPUs read and write, zero at first.
 ///
 /// Words are atomic, so any number of threads may use it at once; bytes are little-endian, as Arm guests have them. It
 /// costs host memory only where it was written.
 #[derive(Debug)]
-pub struct Ram {
-    region: Region,
-    base: u64,
-    bytes: u64,
+pub struct Ram(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// One run of addresses.
+    #[cfg(not(shuttle))]
+    Run { region: Region, base: u64, bytes: u64 },
+    /// Memory at every address, page by page: a look-up under a lock for each access.
+    Everywhere(RwLock<BTreeMap<u64, Arc<[AtomicU64]>>>),
 }
 
 impl Ram {
+    /// Memory at every physical address.
+    pub fn everywhere() -> Self {
+        Self(Kind::Everywhere(RwLock::new(BTreeMap::new())))
+    }
+
     /// `bytes` bytes from `base` on; both are rounded to whole 4 KiB pages, outwards.
     ///
     /// # Errors
     /// What the operating system says if it has no address space for so much, `InvalidInput` beyond 2^31 pages.
+    #[cfg(not(shuttle))]
     pub fn new(base: Pa, bytes: u64) -> std::io::Result<Self> {
         let start = base.align_down(PAGE);
         let pages = bytes.saturating_add(base.offset_from(start)).div_ceil(PAGE).max(1);
@@ -50,60 +44,65 @@ impl Ram {
             .ok()
             .filter(|&count| count < 1 << 31)
             .ok_or(std::io::ErrorKind::InvalidInput)?;
-        Ok(Self {
+        Ok(Self(Kind::Run {
             region: Region::new(start, PAGE.trailing_zeros(), count, 0)?,
             base: start.get(),
             bytes: u64::from(count) * PAGE,
-        })
+        }))
     }
 
-    /// Address of the first byte.
-    pub fn base(&self) -> Pa {
-        Pa::new(self.base)
-    }
-
-    /// How many bytes there are.
-    pub fn size(&self) -> u64 {
-        self.bytes
-    }
-
-    /// The word that holds the byte at `pa`, and that byte's place in it.
-    fn word(&self, pa: Pa) -> Option<(&AtomicU64, u32)> {
-        let offset = pa.get().checked_sub(self.base).filter(|&offset| offset < self.bytes)?;
-        let page = self.region.tables(Pa::new(self.base + offset / PAGE * PAGE), 1);
-        Some((&page[(offset % PAGE / 8) as usize], (offset % 8) as u32))
-    }
-
-    /// `size` (1, 2, 4 or 8) bytes at `pa`, which is a multiple of `size`; `None` outside.
-    pub fn read(&self, pa: Pa, size: u32) -> Option<u64> {
-        let (word, at) = self.word(pa)?;
-        // Relaxed: what a guest's own ordering is, the guest says.
-        Some(word.load(Ordering::Relaxed) >> (8 * at) & mask(size))
-    }
-
-    /// Writes `size` bytes of `value` at `pa`, as [`read`](Self::read); `false` outside.
-    pub fn write(&self, pa: Pa, size: u32, value: u64) -> bool {
-        let Some((word, at)) = self.word(pa) else {
-            return false;
-        };
-        if size == 8 {
-            word.store(value, Ordering::Relaxed);
-            return true;
+    /// Works with the words of the 4 KiB page that holds `pa`; `None` if no memory is there.
+    fn with_page<R>(&self, pa: Pa, write: bool, work: impl FnOnce(Option<&[AtomicU64]>) -> R) -> Option<R> {
+        let page = pa.align_down(PAGE);
+        match &self.0 {
+            #[cfg(not(shuttle))]
+            Kind::Run { region, base, bytes } => {
+                page.get().checked_sub(*base).filter(|offset| offset < bytes)?;
+                Some(work(Some(region.tables(page, 1))))
+            }
+            Kind::Everywhere(pages) => {
+                let found = pages.read().ok()?.get(&page.get()).cloned();
+                let found = found.or_else(|| {
+                    let fresh = || (0..PAGE / 8).map(|_| AtomicU64::new(0)).collect();
+                    write.then(|| {
+                        pages
+                            .write()
+                            .ok()
+                            .map(|mut all| all.entry(page.get()).or_insert_with(fresh).clone())
+                    })?
+                });
+                Some(work(found.as_deref()))
+            }
         }
-        let (mask, value) = (mask(size) << (8 * at), (value & mask(size)) << (8 * at));
-        let merged = |old: u64| Some(old & !mask | value);
-        // Relaxed: as above; the exchange keeps the other bytes of the word.
-        word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, merged).is_ok()
     }
 
-    /// The words of the 4 KiB page at `pa`, a multiple of 4 KiB; `None` outside.
-    pub fn page(&self, pa: Pa) -> Option<&[AtomicU64]> {
-        let offset = pa.get().checked_sub(self.base).filter(|&offset| offset < self.bytes)?;
-        pa.is_aligned(PAGE)
-            .then(|| self.region.tables(Pa::new(self.base + offset), 1))
+    /// `size` (1, 2, 4 or 8) bytes at `pa`, which is a multiple of `size`; `None` where no memory is.
+    pub fn read(&self, pa: Pa, size: u32) -> Option<u64> {
+        let (index, at) = place(pa);
+        // Relaxed: what a guest's own ordering is, the guest says. A page never written is zero.
+        let word = |page: Option<&[AtomicU64]>| page.map_or(0, |page| page[index].load(Ordering::Relaxed));
+        Some(self.with_page(pa, false, word)? >> at & mask(size))
     }
 
-    /// The bytes of `[pa, pa + size)` as they are now, one word at a time; `None` unless all of it is inside. `pa` and
+    /// Writes `size` bytes of `value` at `pa`, as [`read`](Self::read); `false` where no memory is.
+    pub fn write(&self, pa: Pa, size: u32, value: u64) -> bool {
+        let (index, at) = place(pa);
+        let written = self.with_page(pa, true, |page| {
+            let Some(page) = page else { return false };
+            let word = &page[index];
+            if size == 8 {
+                word.store(value, Ordering::Relaxed);
+                return true;
+            }
+            let (mask, value) = (mask(size) << at, (value & mask(size)) << at);
+            // Relaxed: as above; the exchange keeps the other bytes of the word.
+            let merged = |old: u64| Some(old & !mask | value);
+            word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, merged).is_ok()
+        });
+        written.unwrap_or(false)
+    }
+
+    /// The bytes of `[pa, pa + size)` as they are now, one word at a time; `None` unless all of it is memory. `pa` and
     /// `size` are multiples of 8.
     pub fn bytes(&self, pa: Pa, size: u64) -> Option<Vec<u8>> {
         let mut bytes = Vec::with_capacity(usize::try_from(size).ok()?);
@@ -113,6 +112,11 @@ impl Ram {
         }
         Some(bytes)
     }
+}
+
+/// The word of a page that holds the byte at `pa`, and how many bits stand before that byte.
+const fn place(pa: Pa) -> (usize, u32) {
+    ((pa.get() % PAGE / 8) as usize, (pa.get() % 8 * 8) as u32)
 }
 
 const fn mask(size: u32) -> u64 {

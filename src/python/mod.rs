@@ -19,6 +19,7 @@ mod hook;
 mod image;
 mod job;
 mod leaves;
+mod machine;
 mod open;
 mod ptdump;
 mod query;
@@ -40,6 +41,7 @@ fn shared_by_all_threads() {
         )*};
     }
     shared!(stage2::PyStage2, vm::PyVm, query::LeafIterator);
+    shared!(machine::PyMachine, machine::PyCpu);
     shared!(image::PyImage, image::ImageLeaves, ptdump::PyPtdump);
     shared!(dirty_log::DirtyLogJob, replay::ReplayJob, bench::BenchJob);
     shared!(
@@ -66,6 +68,8 @@ mod _core {
     use super::dirty_log::DirtyLogJob;
     #[pymodule_export]
     use super::image::{ImageLeaves, PyImage};
+    #[pymodule_export]
+    use super::machine::{PyCpu, PyMachine};
     #[pymodule_export]
     use super::ptdump::PyPtdump;
     #[pymodule_export]

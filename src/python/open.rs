@@ -10,7 +10,10 @@ use core::ops::Deref;
 use std::thread_local;
 
 use super::sink::Sink;
+use crate::arch::Pa;
+use crate::machine::{Regime, Walk};
 use crate::memory::Arena;
+use crate::sync::AtomicU64;
 use crate::table::{Handle, Local, Stage2};
 use crate::vm::{Parked, Policy, Vcpu, Vm};
 
@@ -144,3 +147,22 @@ impl Drop for OpenVm {
         self.0.stage2().handle().drain();
     }
 }
+
+/// What is open to Python is what a simulated CPU walks.
+macro_rules! walked {
+    ($($class:ty => $stage2:expr),* $(,)?) => {$(
+        impl Walk for $class {
+            fn entry(&self, table: Pa, index: usize) -> Option<&AtomicU64> {
+                let stage2: fn(&Self) -> &Table = $stage2;
+                stage2(self).entry(table, index)
+            }
+
+            fn regime(&self) -> Regime {
+                let stage2: fn(&Self) -> &Table = $stage2;
+                stage2(self).regime()
+            }
+        }
+    )*};
+}
+
+walked!(Open => |open| &open.0, OpenVm => |open| open.0.stage2());

@@ -3,6 +3,8 @@
 //! One type for all of them, so that the operations are compiled once; the choice is a match on a field.
 
 use super::hook::Hook;
+use crate::machine::Port;
+use crate::sync::OnceLock;
 use crate::table::{Counting, Counts, Event, Recording, Stall, Tlb};
 use crate::vm::workload::Maintenance;
 
@@ -24,15 +26,27 @@ pub enum Watch {
 pub struct Sink {
     watch: Watch,
     stall: Option<Stall>,
-    /// Whether there is anything to do at all: the one look that an event costs most tables.
+    /// Whether there is anything to do from the beginning on: the first look that an event costs most tables.
     listens: bool,
+    /// The simulated CPUs that walk the table, once there are some.
+    port: OnceLock<Port>,
 }
 
 impl Sink {
     /// A sink that keeps what `watch` says, and waits at each TLBI if `stall` says so.
     pub const fn new(watch: Watch, stall: Option<Stall>) -> Self {
         let listens = !matches!(watch, Watch::Nobody) || stall.is_some();
-        Self { watch, stall, listens }
+        Self {
+            watch,
+            stall,
+            listens,
+            port: OnceLock::new(),
+        }
+    }
+
+    /// From now on everything goes to the CPUs of a machine, too. False if there are some already.
+    pub fn plug(&self, port: Port) -> bool {
+        self.port.set(port).is_ok()
     }
 
     /// What is kept.
@@ -60,17 +74,17 @@ impl Maintenance for Sink {
 
 impl Tlb for Sink {
     fn watches(&self) -> bool {
-        !matches!(self.watch, Watch::Nobody)
+        !matches!(self.watch, Watch::Nobody) || self.port.get().is_some()
     }
 
     #[inline(always)]
     fn listens(&self) -> bool {
-        self.listens
+        self.listens || self.port.get().is_some()
     }
 
     #[inline(always)]
     fn event(&self, event: Event) {
-        if self.listens {
+        if self.listens() {
             self.pass_on(event);
         }
     }
@@ -84,6 +98,9 @@ impl Sink {
             Watch::Counting(counting) => counting.event(event),
             Watch::Recording(recording) => recording.event(event),
             Watch::Hook(hook) => hook.call(&event),
+        }
+        if let Some(port) = self.port.get() {
+            port.event(event);
         }
         if let Some(stall) = &self.stall {
             stall.event(event);

@@ -59,6 +59,13 @@ pub struct PyVm {
     vm: Arc<OpenVm>,
 }
 
+impl PyVm {
+    /// The VM.
+    pub const fn open(&self) -> &Arc<OpenVm> {
+        &self.vm
+    }
+}
+
 #[pymethods]
 impl PyVm {
     #[new]

@@ -1,0 +1,461 @@
+//! The classes `s2pt.Machine` and `s2pt.Cpu`: simulated CPUs over a table or a VM of Python's.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyList, PyTuple, PyType};
+
+use super::convert::{AccessArg, IpaArg, Number, PaArg, SizeArg};
+use super::open::{Open, OpenVm};
+use super::stage2::PyStage2;
+use super::vm::PyVm;
+use super::{error, events, report};
+use crate::arch::{AccessKind, Fault, Ipa, Pa};
+use crate::machine::{Access, Cpu, Entry, Machine, MachineOptions, Port, What};
+use crate::sync::Arc;
+use crate::vm::{AccessError, Outcome};
+
+/// What the CPUs walk.
+#[derive(Clone)]
+enum Walked {
+    Table(Arc<Open>),
+    Vm(Arc<OpenVm>),
+}
+
+/// Simulated hardware that judges the software: CPUs with TLBs that walk a live table.
+///
+/// From now on every step of the table takes effect on the CPUs as late, and in as bad an order, as the architecture allows.
+/// Where an operation relied on more, `violations` says so. The library's own operations rely on nothing more; to see what
+/// happens when a step is missing, put one in with `Stage2.poke`, past the protocol.
+///
+/// Parameters
+/// ----------
+/// table : Stage2 or Vm
+///     What the CPUs walk; it can have one machine. With a `Vm` each fault is handled by the VM.
+/// cpus : int
+///     How many, 1 to 256.
+/// ram : int or str, optional
+///     Bytes of the guest's memory, from `pa` on; beyond it reads give 0 and writes are lost. None: memory at every address,
+///     a little slower.
+/// pa : int
+///     Where that memory begins, 4 KiB aligned.
+/// log : int
+///     How many of the last happenings `log` keeps.
+///
+/// Raises
+/// ------
+/// OptionError
+///     There can be no such machine, or the table has one.
+///
+/// Notes
+/// -----
+/// TLBs evict nothing. A TLBI takes effect at the DSB that completes it; TLBIs that no DSB separates do so in the worse order;
+/// what was dropped is read again at once; a new entry is seen by other CPUs at the barrier that publishes it. A thread that
+/// runs on no CPU (see `Cpu.run`) has its local TLBIs go nowhere.
+///
+/// Examples
+/// --------
+/// >>> from s2pt import Machine, Prot, Stage2
+/// >>> s2 = Stage2()
+/// >>> machine = Machine(s2, cpus=2)
+/// >>> _ = s2.map(0x8000_0000, "2MiB", pa=0x4000_0000, prot=Prot.RW)
+/// >>> machine.cpus[0].write(0x8000_1000, 42)
+/// >>> machine.cpus[1].read(0x8000_1000)
+/// 42
+/// >>> _ = s2.unmap(0x8000_0000, "2MiB")
+/// >>> machine.cpus[1].read(0x8000_1000)
+/// Traceback (most recent call last):
+///     ...
+/// s2pt.errors.TranslationFault: IPA 0x80001000: no translation at level 1
+/// >>> machine.audit(), machine.violations
+/// (0, [])
+/// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
+/// >>> _ = machine.cpus[0].read(0x1000)
+/// >>> _ = s2.poke(0x1000, 3, 0)  # an entry that goes without break, TLBI and barrier
+/// >>> machine.audit()
+/// 2
+/// >>> machine.violations[0].kind
+/// 'stale'
+#[pyclass(name = "Machine", module = "s2pt", frozen, weakref)]
+pub struct PyMachine {
+    machine: Machine,
+    port: Port,
+    walked: Walked,
+}
+
+/// Most CPUs of a machine.
+const MOST_CPUS: u64 = 256;
+
+#[pymethods]
+impl PyMachine {
+    #[new]
+    #[pyo3(signature = (table, cpus = Number(4), *, ram = None, pa = None, log = Number(1000)),
+        text_signature = "(table, cpus=4, *, ram=None, pa=None, log=1000)")]
+    fn new(
+        py: Python<'_>,
+        table: &Bound<'_, PyAny>,
+        cpus: Number,
+        ram: Option<SizeArg>,
+        pa: Option<PaArg>,
+        log: Number,
+    ) -> PyResult<Self> {
+        let walked = if let Ok(table) = table.cast::<PyStage2>() {
+            Walked::Table(table.get().table(py)?)
+        } else if let Ok(vm) = table.cast::<PyVm>() {
+            Walked::Vm(vm.get().open().clone())
+        } else {
+            let kind = table.get_type().name()?;
+            let message = format!("a machine walks a Stage2 or a Vm, not {kind}");
+            return Err(pyo3::exceptions::PyTypeError::new_err(message));
+        };
+        if !(1..=MOST_CPUS).contains(&cpus.0) {
+            let message = format!("cpus {:#x}: a machine has 0x1 to {MOST_CPUS:#x} CPUs", cpus.0);
+            return Err(error::option(py, message));
+        }
+        if pa.is_some() && ram.is_none() {
+            return Err(error::option(py, "pa says where ram begins; ram is missing".into()));
+        }
+        let base = pa.map_or(Pa::new(0), |pa| pa.0);
+        let options = MachineOptions {
+            cpus: cpus.0 as usize,
+            ram: ram.map(|bytes| (base, bytes.0)),
+            log: usize::try_from(log.0).unwrap_or(usize::MAX),
+            ..MachineOptions::default()
+        };
+        let machine = Machine::new(options).map_err(|refused| {
+            let bytes = ram.map_or(0, |bytes| bytes.0);
+            error::option(py, format!("ram {bytes:#x} from {base}: {refused}"))
+        })?;
+        let port = machine.port();
+        let attached = match &walked {
+            Walked::Table(open) => port.attach(open) && open.tlb().plug(port.clone()),
+            Walked::Vm(open) => port.attach(open) && open.stage2().tlb().plug(port.clone()),
+        };
+        if !attached {
+            return Err(error::option(py, "the table has a machine already".into()));
+        }
+        machine.load(&port);
+        Ok(Self { machine, port, walked })
+    }
+
+    /// Its CPUs, a tuple.
+    #[getter]
+    fn cpus<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let cpus = (0..self.machine.cpus()).map(|number| PyCpu {
+            cpu: self.machine.cpu(number),
+            walked: self.walked.clone(),
+        });
+        let cpus: Vec<_> = cpus.map(|cpu| Bound::new(py, cpu)).collect::<PyResult<_>>()?;
+        PyTuple::new(py, cpus)
+    }
+
+    /// What was broken so far, a list of `s2pt.machine.Violation`; of very many the first 256.
+    #[getter]
+    fn violations<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        let class = CLASS.import(py, "s2pt.machine", "Violation")?;
+        let list = PyList::empty(py);
+        for found in self.machine.violations() {
+            let ipa = found.ipa.map(Ipa::get);
+            let arguments = (found.sequence, found.kind.name(), found.cpu, ipa, found.what);
+            list.append(class.call1(arguments)?)?;
+        }
+        Ok(list)
+    }
+
+    /// How many rules were broken so far, an int.
+    #[getter]
+    fn violated(&self) -> u64 {
+        self.machine.violated()
+    }
+
+    /// Look whether any CPU holds, or uses, more than the table gives, and whether what hardware noted is still there.
+    ///
+    /// Nothing else may run meanwhile. Returns how many violations that added.
+    fn audit(&self, py: Python<'_>) -> u64 {
+        py.detach(|| self.machine.audit())
+    }
+
+    /// The same for a range, by who knows that nobody is changing what it translates to.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Its first address.
+    /// size : int or str
+    ///     Its bytes.
+    ///
+    /// Returns
+    /// -------
+    /// int
+    ///     How many violations that added.
+    fn check(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> u64 {
+        py.detach(|| self.machine.check(&self.port, ipa.0, size.0))
+    }
+
+    /// Take what hardware noted of a range: who has just taken rights, access flags or mappings away there says so, since
+    /// what is then missing was not lost.
+    fn forget(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) {
+        py.detach(|| self.machine.forget(&self.port, ipa.0, size.0));
+    }
+
+    /// The last happenings, a list of `s2pt.machine.LogEntry` in order.
+    fn log<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        let class = CLASS.import(py, "s2pt.machine", "LogEntry")?;
+        let list = PyList::empty(py);
+        for entry in self.machine.log() {
+            let (kind, fields) = happening(py, &entry)?;
+            list.append(class.call1((entry.sequence, entry.cpu, kind, fields))?)?;
+        }
+        Ok(list)
+    }
+
+    /// What all CPUs have counted, a dict: ``accesses``, ``hits`` (of them, in the TLB), ``fills``, ``faults`` and
+    /// ``updates`` (of access flags and dirty state, by hardware).
+    #[getter]
+    fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        report::numbers(py, self.machine.counts().iter())
+    }
+
+    /// The maintenance that reached the CPUs, by kind, a dict.
+    #[getter]
+    fn maintenance<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        events::counts(py, &self.machine.maintenance())
+    }
+
+    /// Guest memory as it is, past all translation.
+    ///
+    /// Parameters
+    /// ----------
+    /// pa : int
+    ///     First physical address, a multiple of 8.
+    /// size : int or str
+    ///     Bytes, a multiple of 8, at most 1 GiB.
+    ///
+    /// Returns
+    /// -------
+    /// bytes
+    fn memory<'py>(&self, py: Python<'py>, pa: PaArg, size: SizeArg) -> PyResult<Bound<'py, pyo3::types::PyBytes>> {
+        if !pa.0.is_aligned(8) || !size.0.is_multiple_of(8) {
+            let message = format!("pa {} and size {:#x} must be multiples of 0x8", pa.0, size.0);
+            return Err(error::alignment(py, message));
+        }
+        if size.0 > 1 << 30 {
+            let message = format!("size {:#x}: at most {:#x} bytes at a time", size.0, 1u64 << 30);
+            return Err(error::option(py, message));
+        }
+        let bytes = py.detach(|| self.machine.ram().bytes(pa.0, size.0));
+        let missing = || error::address(py, format!("no memory at all of {} of size {:#x}", pa.0, size.0));
+        Ok(pyo3::types::PyBytes::new(py, &bytes.ok_or_else(missing)?))
+    }
+
+    fn __repr__(&self) -> String {
+        let (cpus, violated) = (self.machine.cpus(), self.machine.violated());
+        format!("<Machine cpus={cpus} violated={violated}>")
+    }
+}
+
+/// What happened, as a kind and what belongs to it.
+fn happening<'py>(py: Python<'py>, entry: &Entry) -> PyResult<(&'static str, Bound<'py, PyDict>)> {
+    let fields = PyDict::new(py);
+    let kind = match entry.what {
+        What::Step(event) => return events::describe(py, &event),
+        What::Access { kind, ipa, pa } => {
+            fields.set_item("ipa", ipa.get())?;
+            fields.set_item("pa", pa.get())?;
+            match kind {
+                AccessKind::Read => "read",
+                AccessKind::Write => "write",
+                AccessKind::Execute => "fetch",
+            }
+        }
+        What::Fault(fault) => {
+            fields.set_item("ipa", fault.ipa.get())?;
+            fields.set_item("level", fault.level.get())?;
+            if let Ok(registers) = fault.to_registers() {
+                fields.set_item("esr", registers.esr.raw())?;
+            }
+            "fault"
+        }
+        What::Fill { ipa, entry, leaf } => {
+            fields.set_item("ipa", ipa.get())?;
+            fields.set_item("entry", entry.get())?;
+            fields.set_item("leaf", leaf.raw())?;
+            "fill"
+        }
+        What::Update { entry, old, new } => {
+            fields.set_item("entry", entry.get())?;
+            fields.set_item("old", old.raw())?;
+            fields.set_item("new", new.raw())?;
+            "update"
+        }
+        What::Violation(kind) => {
+            fields.set_item("what", kind.name())?;
+            "violation"
+        }
+    };
+    Ok((kind, fields))
+}
+
+/// One simulated CPU of a `Machine`.
+///
+/// Any thread may drive it. Accesses are of 1, 2, 4 or 8 bytes, aligned to their size.
+#[pyclass(name = "Cpu", module = "s2pt", frozen)]
+pub struct PyCpu {
+    cpu: Cpu,
+    walked: Walked,
+}
+
+impl PyCpu {
+    /// Executes an access; with a VM its faults are handled.
+    fn execute(&self, py: Python<'_>, access: Access) -> PyResult<u64> {
+        match &self.walked {
+            Walked::Table(_) => {
+                let done = py.detach(|| self.cpu.access(access));
+                done.map_err(|refused| error::fault(py, &refused))
+            }
+            Walked::Vm(vm) => {
+                let done = py
+                    .detach(|| vm.vcpu(|vcpu| self.cpu.run(access, |fault| handled(vcpu.handle_fault(fault)?, fault))));
+                match done {
+                    Ok(Ok(value)) => Ok(value),
+                    Ok(Err(fault)) => Err(error::fault(py, &fault)),
+                    Err(refused) => Err(error::access(py, refused)),
+                }
+            }
+        }
+    }
+}
+
+/// Whether to try again after a fault.
+fn handled(outcome: Outcome, fault: &Fault) -> Result<bool, AccessError> {
+    match outcome {
+        Outcome::Handled(_) => Ok(true),
+        Outcome::Again(_) => {
+            std::thread::yield_now();
+            Ok(true)
+        }
+        Outcome::Exit(reason) => Err(AccessError::Exit { ipa: fault.ipa, reason }),
+    }
+}
+
+/// The size of an access.
+fn size(py: Python<'_>, size: Number) -> PyResult<u32> {
+    match size.0 {
+        1 | 2 | 4 | 8 => Ok(size.0 as u32),
+        other => Err(error::option(
+            py,
+            format!("size {other:#x}: an access has 0x1, 0x2, 0x4 or 0x8 bytes"),
+        )),
+    }
+}
+
+/// An access of the CPU, or why there is none.
+fn access(py: Python<'_>, ipa: IpaArg, kind: AccessKind, bytes: Number, value: u64) -> PyResult<Access> {
+    let size = size(py, bytes)?;
+    if !ipa.0.is_aligned(size.into()) {
+        let message = format!("ipa {} is not a multiple of the access's size {size:#x}", ipa.0);
+        return Err(error::alignment(py, message));
+    }
+    if size < 8 && value >> (8 * size) != 0 {
+        let message = format!("value {value:#x} does not fit in {size:#x} bytes");
+        return Err(error::option(py, message));
+    }
+    Ok(Access {
+        ipa: ipa.0,
+        kind,
+        size,
+        value,
+    })
+}
+
+#[pymethods]
+impl PyCpu {
+    /// Read `size` bytes, little-endian, as an int.
+    ///
+    /// Raises
+    /// ------
+    /// Fault
+    ///     Stage 2 refuses it: TranslationFault, PermissionFault, AccessFlagFault, AddressSizeFault.
+    /// GuestExit
+    ///     There is no memory slot of the VM.
+    /// AlignmentError, OptionError
+    ///     It is no access.
+    #[pyo3(signature = (ipa, size = Number(8)), text_signature = "($self, ipa, size=8)")]
+    fn read(&self, py: Python<'_>, ipa: IpaArg, size: Number) -> PyResult<u64> {
+        self.execute(py, access(py, ipa, AccessKind::Read, size, 0)?)
+    }
+
+    /// Write the lowest `size` bytes of an int, little-endian. Raises as `read`.
+    #[pyo3(signature = (ipa, value, size = Number(8)), text_signature = "($self, ipa, value, size=8)")]
+    fn write(&self, py: Python<'_>, ipa: IpaArg, value: Number, size: Number) -> PyResult<()> {
+        self.execute(py, access(py, ipa, AccessKind::Write, size, value.0)?)
+            .map(drop)
+    }
+
+    /// Fetch the four bytes of an instruction, as an int. Raises as `read`.
+    fn fetch(&self, py: Python<'_>, ipa: IpaArg) -> PyResult<u64> {
+        self.execute(py, access(py, ipa, AccessKind::Execute, Number(4), 0)?)
+    }
+
+    /// Execute an access up to the point where it has its translation. It reaches memory with the CPU's next access, with
+    /// `finish`, or when a DSB of somebody's waits for it. Its fault is not handled.
+    ///
+    /// Raises as `read`.
+    #[pyo3(signature = (ipa, access = AccessArg::READ, value = Number(0), size = Number(8)),
+        text_signature = "($self, ipa, access='r', value=0, size=8)")]
+    fn begin(&self, py: Python<'_>, ipa: IpaArg, access: AccessArg, value: Number, size: Number) -> PyResult<()> {
+        let begun = self::access(py, ipa, access.0, size, value.0)?;
+        let done = py.detach(|| self.cpu.begin(begun));
+        done.map_err(|refused| error::fault(py, &refused))
+    }
+
+    /// Let the access in flight reach memory: what it read, or None if there is none, or it has.
+    fn finish(&self, py: Python<'_>) -> Option<u64> {
+        py.detach(|| self.cpu.finish())
+    }
+
+    /// Read the translation of an address ahead of any access, as hardware may at any time.
+    fn speculate(&self, py: Python<'_>, ipa: IpaArg) {
+        py.detach(|| self.cpu.speculate(ipa.0));
+    }
+
+    /// Call `function()` on this CPU: local TLBIs of what it does to the table are this CPU's. Returns what it returns.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Machine, Prot, Stage2
+    /// >>> s2 = Stage2()
+    /// >>> cpu = Machine(s2).cpus[0]
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000, prot=Prot.R)
+    /// >>> _ = cpu.read(0x1000)
+    /// >>> cpu.run(lambda: s2.relax(0x1000, 4096, Prot.W))
+    /// Changed(leaves=1, bytes=4KiB)
+    /// >>> cpu.write(0x1000, 1)
+    fn run<'py>(&self, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let _bound = self.cpu.bind();
+        function.call0()
+    }
+
+    /// Its number in the machine, from 0, an int.
+    #[getter]
+    fn number(&self) -> usize {
+        self.cpu.number()
+    }
+
+    /// What it has counted, a dict; as `Machine.counts`.
+    #[getter]
+    fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        report::numbers(py, self.cpu.counts().iter())
+    }
+
+    /// How many translations and tables its caches hold, an int.
+    #[getter]
+    fn held(&self) -> usize {
+        self.cpu.held()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Cpu {} held={}>", self.cpu.number(), self.cpu.held())
+    }
+}
