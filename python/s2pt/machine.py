@@ -61,7 +61,8 @@ class LogEntry:
         The CPU that did it; None: the software.
     kind : str
         A kind of `s2pt.events.Event`, or ``"read"``, ``"write"``, ``"fetch"`` (an access that got through),
-        ``"fault"``, ``"fill"`` (a walk ended at a leaf), ``"update"`` (hardware wrote access flag or dirty state), ``"violation"``.
+        ``"fault"``, ``"fill"`` (a walk ended at a leaf), ``"update"`` (hardware wrote access flag or dirty state),
+        ``"violation"``.
     fields : dict
         What belongs to it: ``ipa``, ``pa``, ``entry``, ``leaf``, ``old``, ``new``, ``esr``, ``level``, ``what``, or as
         in `s2pt.events.Event`.
