@@ -22,6 +22,7 @@ catalogue! {
     ChangeRelaxed: "change: Release is Relaxed",
     MakeRelaxed: "make: Release is Relaxed",
     ThawRelaxed: "thaw: Release is Relaxed",
+    LockRelaxed: "lock: Acquire is Relaxed",
     FreezeRelaxed: "freeze: Acquire of the exchange is Relaxed",
     FoundRelaxed: "an exchange that lost: Acquire of what it found is Relaxed",
     // Break before make.

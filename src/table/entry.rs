@@ -195,7 +195,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
         } else {
             entry.store(new.raw(), Ordering::Relaxed);
         }
-        self.stored(table, index, old, new, success != Ordering::Relaxed);
+        self.stored(table, index, old, new, success == Ordering::Release);
         Ok(())
     }
 
@@ -256,9 +256,12 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
         mutated!(LockBlind, return self.blind(table, index, old, Pte::LOCKED));
         mutated!(
             LockLossTaken,
-            return self.swap(table, index, old, Pte::LOCKED, Ordering::Relaxed).or(Ok(()))
+            return self.swap(table, index, old, Pte::LOCKED, Ordering::Acquire).or(Ok(()))
         );
-        self.swap(table, index, old, Pte::LOCKED, Ordering::Relaxed)
+        // Acquire: the value may have gone and come back since it was read, by an unlink that was called off. What was thawed
+        // behind it must be seen so. Nothing is released.
+        let acquire = mutated!(LockRelaxed, Ordering::Relaxed, Ordering::Acquire);
+        self.swap(table, index, old, Pte::LOCKED, acquire)
     }
 
     /// The make: the caller's LOCKED entry gets its new value, after TLBI and DSB. Releases what `new` points to.
@@ -341,7 +344,8 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
                 continue;
             }
             debug_assert!(!value.is_frozen(), "two owners of one unlink");
-            // Acquire: the last value may be a TABLE whose contents are read next. Nothing is released.
+            // Acquire: the last value may be a TABLE whose contents are read next, and may have gone and come back, as for
+            // `lock`. Nothing is released.
             mutated!(FreezeBlind, {
                 let _ = self.blind(table, index, value, value.freeze());
                 return Some(value);
