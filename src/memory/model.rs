@@ -21,7 +21,33 @@ pub struct ModelMemory {
     entries: usize,
     cells: Box<[AtomicU64]>,
     generations: Box<[AtomicU32]>,
+    contents: Box<[Contents]>,
     state: Mutex<State>,
+}
+
+/// Stands for all that is in a frame, under loom: who fills or zeroes the frame writes it, who finds the table reads it, and a
+/// model fails if the two are not ordered. The entries alone would not show that: they are atomics here, plain words in a
+/// real memory as long as the frame is private.
+#[derive(Debug, Default)]
+struct Contents(#[cfg(loom)] loom::cell::UnsafeCell<()>);
+
+// SAFETY: nothing is in it; loom checks that accesses to it are ordered, which is what it is for.
+#[cfg(loom)]
+unsafe impl Send for Contents {}
+// SAFETY: as above.
+#[cfg(loom)]
+unsafe impl Sync for Contents {}
+
+impl Contents {
+    fn read(&self) {
+        #[cfg(loom)]
+        self.0.with(|_| ());
+    }
+
+    fn write(&self) {
+        #[cfg(loom)]
+        self.0.with_mut(|_| ());
+    }
 }
 
 #[derive(Debug)]
@@ -66,6 +92,7 @@ impl ModelMemory {
             entries,
             cells: (0..frames as usize * entries).map(|_| AtomicU64::new(0)).collect(),
             generations: (0..frames).map(|_| AtomicU32::new(0)).collect(),
+            contents: (0..frames).map(|_| Contents::default()).collect(),
             state: Mutex::new(State {
                 free: (0..frames).rev().collect(),
                 reserved: 0,
@@ -104,15 +131,21 @@ impl ModelMemory {
         (offset / FRAME_BYTES) as u32
     }
 
+    fn entries(&self, first: u32, frames: u32) -> &[AtomicU64] {
+        let from = first as usize * self.entries;
+        &self.cells[from..from + frames as usize * self.entries]
+    }
+
     fn pa(&self, index: u32) -> Pa {
         Pa::new(self.base.get() + u64::from(index) * FRAME_BYTES)
     }
 
     fn clear(&self, index: u32) {
+        self.contents[index as usize].write();
         // Release: whoever sees the number sees that the frame went.
         self.generations[index as usize].fetch_add(1, Ordering::Release);
         mutated!(FreeUnzeroed, return);
-        for entry in self.root(self.pa(index), 1) {
+        for entry in self.entries(index, 1) {
             // Relaxed: the lock publishes it.
             entry.store(0, Ordering::Relaxed);
         }
@@ -195,12 +228,17 @@ impl TableMemory for ModelMemory {
     }
 
     fn root(&self, pa: Pa, frames: u32) -> &[AtomicU64] {
-        let first = self.index(pa, frames) as usize * self.entries;
-        &self.cells[first..first + frames as usize * self.entries]
+        let first = self.index(pa, frames);
+        for index in first..first + frames {
+            self.contents[index as usize].read();
+        }
+        self.entries(first, frames)
     }
 
     fn fill(&self, frame: &mut Frame, mut value: impl FnMut(usize) -> u64) {
-        for (index, entry) in self.table(frame.pa()).iter().enumerate() {
+        let number = self.index(frame.pa(), 1);
+        self.contents[number as usize].write();
+        for (index, entry) in self.entries(number, 1).iter().enumerate() {
             // Relaxed: stands for the plain stores of the arena.
             entry.store(value(index), Ordering::Relaxed);
         }
