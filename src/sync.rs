@@ -93,6 +93,35 @@ impl Backoff {
     }
 }
 
+/// A number for reports. The protocol does not rest on it: it decides at most how long somebody waits and whether he asks
+/// once more. So no model has to explore it: a real atomic under the model checkers too.
+#[derive(Debug, Default)]
+pub(crate) struct Statistic(core::sync::atomic::AtomicU64);
+
+impl Statistic {
+    /// Acquire: who sees what was added sees what was done before.
+    #[inline(always)]
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(core::sync::atomic::Ordering::Acquire)
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        // Relaxed: the number is all there is.
+        self.0.store(value, core::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub(crate) fn add(&self, more: u64) {
+        // Release: see `get`.
+        self.0.fetch_add(more, core::sync::atomic::Ordering::Release);
+    }
+
+    /// The largest value that was ever raised to.
+    pub(crate) fn raise(&self, to: u64) {
+        // Relaxed: the number is all there is.
+        self.0.fetch_max(to, core::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 /// A number that nobody in this process was given before, from 1 on; it starts again after 2^32.
 ///
 /// It names things and orders nothing, so it is a real atomic under the model checkers too.

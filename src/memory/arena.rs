@@ -216,11 +216,21 @@ impl Arena {
     /// Refuses the `k`-th frame requested from now on, counting from 0, once.
     ///
     /// Frames are requested by [`reserve`](TableMemory::reserve) and [`take_root`](TableMemory::take_root); a request
-    /// for several that includes the `k`-th fails as a whole. For tests of what an operation leaves behind when
-    /// memory runs out in its middle.
+    /// for several that includes the `k`-th fails as a whole. `usize::MAX` calls the refusal off. For tests of what an
+    /// operation leaves behind when memory runs out in its middle. (While frames of the table are
+    /// [pending](crate::table::ReclaimStats::pending), the operation collects them and asks again, and gets them then.)
     pub fn fail_allocation(&self, k: usize) {
         // Relaxed: armed by the thread that then runs the operation.
-        self.fail.store(k as u64, Ordering::Relaxed);
+        let k = if k == usize::MAX { NEVER } else { k as u64 };
+        self.fail.store(k, Ordering::Relaxed);
+    }
+
+    /// How many more frames must be requested until the refusal that [`fail_allocation`](Self::fail_allocation) asked for;
+    /// `None`: it came, or none was asked for.
+    pub fn failing(&self) -> Option<usize> {
+        // Relaxed: as there.
+        let left = self.fail.load(Ordering::Relaxed);
+        (left != NEVER).then_some(left as usize)
     }
 
     /// What the arena holds now.

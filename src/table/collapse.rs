@@ -46,7 +46,7 @@ fn old(pte: Pte) -> Pte {
 
 impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Collapse {
     const AFTER: bool = true;
-    const WHOLE_TABLES: bool = true;
+    const MERGES: bool = true;
 
     fn entry<'g>(
         &mut self,
@@ -86,6 +86,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let end = self.check_range(ipa, size)?;
         let mut visitor = Collapse { blocks: 0 };
         self.walk(ipa.get(), end, &mut visitor)?;
+        self.relieve();
         Ok(visitor.blocks)
     }
 

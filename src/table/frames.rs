@@ -41,6 +41,11 @@ impl<'m, M: TableMemory> FrameCache<'m, M> {
         }
     }
 
+    /// How many frames are in it now.
+    pub fn held(&self) -> usize {
+        self.frames.borrow().len()
+    }
+
     /// Whether it was made for `memory`.
     pub(crate) fn is_of(&self, memory: &M) -> bool {
         core::ptr::eq(self.memory, memory)

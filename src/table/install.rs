@@ -366,7 +366,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 tables: 0,
             };
             self.walk(start, end, &mut plan)?;
-            mutated!(PlanUnreserved, (), reserve.ensure(plan.tables)?);
+            mutated!(PlanUnreserved, (), self.set_aside(&mut reserve, plan.tables)?);
             if A::SHARED {
                 // And where memory allows, what it would take if peers emptied the whole range meanwhile.
                 let level = self.core.config.geometry.start_level();
@@ -395,6 +395,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         mutated!(WidenUntold, (), self.invalidate_local(visitor.widened));
         let (mapped, reached) = (visitor.mapped, visitor.reached);
         drop(visitor);
+        self.relieve();
         match walked {
             Err(error) if mapped.bytes > 0 && options.existing == Existing::Error => {
                 // A peer came between the plan and the walk. All that lies behind was a hole that this call filled, and

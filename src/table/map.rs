@@ -86,7 +86,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// One corner remains, and only with the memory used up to the last frame: frames are counted before the first
     /// change, and a peer who at that moment unmaps or collapses tables of the same range makes more of them necessary.
-    /// Then [`Error::OutOfFrames`] may come part way (never under [`Existing::Error`]); doing the same again completes it.
+    /// What he gave back serves, once it is free. If somebody else takes it first, or a walker keeps it, then
+    /// [`Error::OutOfFrames`] may come part way (never under [`Existing::Error`]); doing the same again completes it.
     #[inline]
     pub fn map(&self, ipa: Ipa, size: u64, pa: Pa, attrs: &Attrs, options: MapOptions) -> Result<Mapped, Error> {
         if self.map_leaf(|| self.access.pin(), &ByAccess, (ipa, size, pa), attrs, &options) {

@@ -23,6 +23,7 @@ mod install;
 mod maintenance;
 mod map;
 mod plan;
+mod pressure;
 mod query;
 mod raw;
 mod reclaim;
@@ -48,6 +49,7 @@ pub(crate) use entry::hardware_update;
 pub use error::Error;
 pub use frames::FrameCache;
 pub use map::{Existing, MapOptions, Mapped};
+pub use pressure::ReclaimStats;
 pub use query::{Leaves, Lookup};
 pub use raw::Raw;
 #[doc(hidden)]

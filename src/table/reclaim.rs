@@ -51,6 +51,12 @@ pub trait Access: Clone + sealed::Sealed {
     /// Does what can be done now to free what is retired.
     #[doc(hidden)]
     fn collect(&self);
+    /// Leaves the table for as long as `work` takes.
+    #[doc(hidden)]
+    fn outside<R>(&self, guard: &mut Self::Guard, work: impl FnOnce() -> R) -> R;
+    /// Whether the calling thread is in the table by this registration: then what is retired now cannot be freed.
+    #[doc(hidden)]
+    fn is_inside(&self) -> bool;
 }
 
 mod sealed {
@@ -104,6 +110,15 @@ impl Access for Alone {
     }
 
     fn collect(&self) {}
+
+    #[inline(always)]
+    fn outside<R>(&self, (): &mut (), work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
+    fn is_inside(&self) -> bool {
+        false
+    }
 }
 
 /// Frees the frames of an unlinked subtree, deepest first. Its entries may be frozen or plain.
@@ -160,7 +175,8 @@ fn each_portion<M: TableMemory, T: Tlb>(core: &Core<M, T>, unlinked: Unlinked, h
 /// The end of a portion's grace period.
 fn free_portion<M: TableMemory, T: Tlb>(core: &Core<M, T>, portion: &[Pa]) {
     portion.iter().for_each(|&frame| free(core, frame));
-    // Release: whoever sees that nothing is pending finds the frames in the memory.
+    core.backlog.freed(portion.len());
+    // Release: whoever sees that nothing is pending finds the frames in the memory, and counted.
     let release = mutated!(PendingRelaxed, Ordering::Relaxed, Ordering::Release);
     core.pending.fetch_sub(portion.len(), release);
 }
@@ -227,7 +243,7 @@ mod imp {
 
         fn retire<M: TableMemory, T: Tlb>(&self, guard: &Guard, core: &Arc<Core<M, T>>, unlinked: Unlinked) {
             mutated!(FreedAtOnce, return free_subtree(core, unlinked.pa, unlinked.level));
-            core.pending.fetch_add(unlinked.frames, Ordering::Relaxed);
+            core.retiring(unlinked.frames);
             each_portion(core, unlinked, &mut |portion| {
                 let core = Arc::clone(core);
                 let free = move || free_portion(&core, &portion);
@@ -243,6 +259,14 @@ mod imp {
 
         fn collect(&self) {
             self.handle.pin().flush();
+        }
+
+        fn outside<R>(&self, guard: &mut Guard, work: impl FnOnce() -> R) -> R {
+            guard.repin_after(work)
+        }
+
+        fn is_inside(&self) -> bool {
+            self.handle.is_pinned()
         }
     }
 }
@@ -296,6 +320,12 @@ mod imp {
     pub struct Guard(Arc<Shared>);
 
     impl Shared {
+        fn leave(&self) {
+            if self.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.free_if_empty();
+            }
+        }
+
         fn free_if_empty(&self) {
             let mut garbage = self.garbage.lock().unwrap();
             // With the list locked nobody retires; with no reader inside, all that is listed is out of reach.
@@ -309,9 +339,7 @@ mod imp {
 
     impl Drop for Guard {
         fn drop(&mut self) {
-            if self.0.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
-                self.0.free_if_empty();
-            }
+            self.0.leave();
         }
     }
 
@@ -334,7 +362,7 @@ mod imp {
 
         fn retire<M: TableMemory, T: Tlb>(&self, _: &Guard, core: &Arc<Core<M, T>>, unlinked: Unlinked) {
             mutated!(FreedAtOnce, return free_subtree(core, unlinked.pa, unlinked.level));
-            core.pending.fetch_add(unlinked.frames, Ordering::Relaxed);
+            core.retiring(unlinked.frames);
             each_portion(core, unlinked, &mut |portion| {
                 let core = Arc::clone(core);
                 let free: Box<dyn FnOnce() + Send + '_> = Box::new(move || free_portion(&core, &portion));
@@ -347,6 +375,18 @@ mod imp {
 
         fn collect(&self) {
             self.0.free_if_empty();
+        }
+
+        fn outside<R>(&self, guard: &mut Guard, work: impl FnOnce() -> R) -> R {
+            guard.0.leave();
+            let done = work();
+            guard.0.readers.fetch_add(1, Ordering::AcqRel);
+            done
+        }
+
+        /// It knows how many are inside, and not who.
+        fn is_inside(&self) -> bool {
+            false
         }
     }
 }

@@ -125,8 +125,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// by one level as often as the range needs it; memory types stay (KVM's do not), and new leaves are young.
     ///
     /// # Errors
-    /// [`Error::OutOfFrames`] if the tables for all of it are not to be had:
-    /// nothing was cut then (KVM's semantics: what there were frames for); errors of the range.
+    /// [`Error::OutOfFrames`] if the tables for all of it are not to be had: nothing was cut then, save in the corner that
+    /// [`map`](Self::map) names (KVM's semantics: what there were frames for); errors of the range.
     pub fn split(&self, ipa: Ipa, size: u64, to: Level) -> Result<u64, Error> {
         let end = self.check_range(ipa, size)?;
         let down = DownTo { to, set: 0 };
@@ -141,7 +141,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             if plan.frames == 0 {
                 return Ok(0);
             }
-            reserve.ensure(plan.frames)?;
+            self.set_aside(&mut reserve, plan.frames)?;
         }
         let mut visitor = Split {
             down,

@@ -3,6 +3,7 @@
 use super::descend::is_plain;
 use super::error::Error;
 use super::frames::{FrameCache, Reserve};
+use super::pressure::Backlog;
 use super::reclaim::{Access, Alone, Collector, Local, drain, free_subtree};
 use super::semantics::Semantics;
 use super::tlb::{Event, Null, Tlb};
@@ -29,12 +30,19 @@ pub struct Config {
     pub ha: bool,
     /// Hardware manages dirty state (VTCR_EL2.HD): a write to a leaf with DBM does not fault.
     pub hd: bool,
+    /// How many retired frames may wait for walkers to leave before calls that retire frames wait too: see
+    /// [`ReclaimStats`](super::ReclaimStats). `usize::MAX`: no limit.
+    pub pending_limit: usize,
     /// Whose habits it has. KVM's come with KVM's block levels: [`Config::kvm`] sets both.
     pub semantics: Semantics,
 }
 
+/// More than short walks and a thread that lost its core leave pending, and less than hurts.
+const PENDING_BYTES: u64 = 64 << 20;
+
 impl Config {
-    /// A table of this geometry on a CPU with range TLBIs and hardware access flag, without FWB and XNX, VMID 1.
+    /// A table of this geometry on a CPU with range TLBIs and hardware access flag, without FWB and XNX, VMID 1, and no more than 64 MiB
+    /// of retired frames.
     pub const fn new(geometry: Geometry) -> Self {
         Self {
             geometry,
@@ -44,6 +52,7 @@ impl Config {
             tlbi_range: true,
             ha: true,
             hd: false,
+            pending_limit: (PENDING_BYTES / geometry.granule().size()) as usize,
             semantics: Semantics::Exact,
         }
     }
@@ -84,6 +93,8 @@ pub struct Core<M: TableMemory, T: Tlb> {
     pub(crate) vttbr: Vttbr,
     /// Frames retired and not yet free.
     pub(crate) pending: AtomicUsize,
+    /// What has been retired, and how calls dealt with it.
+    pub(crate) backlog: Backlog,
     /// Subtrees that exclusive access has freed.
     pub(crate) freed: AtomicUsize,
     /// Operations that have taken rights away in place and whose TLBI may still be under way.
@@ -129,7 +140,7 @@ impl<M: TableMemory, T: Tlb> Drop for Core<M, T> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Stage2<M: TableMemory, T: Tlb = Null> {
-    core: Arc<Core<M, T>>,
+    pub(crate) core: Arc<Core<M, T>>,
     collector: Collector,
 }
 
@@ -159,6 +170,8 @@ pub struct View<'t, M: TableMemory, T: Tlb, A: Access> {
     pub(crate) wait: bool,
     /// How many table frames one call may take.
     pub(crate) frames: usize,
+    /// Whether a call has retired frames and not looked yet how many wait.
+    pub(crate) owes: Cell<bool>,
     /// Frames at hand.
     pub(crate) cache: A::Cache<'t, M>,
 }
@@ -216,6 +229,7 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             root,
             vttbr,
             pending: AtomicUsize::new(0),
+            backlog: Backlog::default(),
             freed: AtomicUsize::new(0),
             narrowing: AtomicUsize::new(0),
         };
@@ -290,8 +304,11 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
             .then(|| View::new(&self.core, local.clone()))
     }
 
-    /// Exclusive access.
+    /// Exclusive access. What was retired before is freed first.
     pub fn exclusive(&mut self) -> Exclusive<'_, M, T> {
+        if self.pending_frames() > 0 {
+            self.handle().free_pending();
+        }
         View::new(&self.core, Alone::new())
     }
 }
@@ -353,6 +370,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
             trail: Trail::default(),
             wait: true,
             frames: usize::MAX,
+            owes: Cell::new(false),
             cache: A::Cache::default(),
         }
     }
@@ -369,6 +387,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
             trail: Trail::default(),
             wait: self.wait,
             frames: self.frames,
+            owes: Cell::new(false),
             cache: self.cache,
         }
     }

@@ -135,6 +135,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             });
         }
         self.access.retire(guard, self.owner, unlinked);
+        self.owes.set(true);
     }
 
     /// Freezes a table, which translates from `base` on, and all below it. Returns the number of frames; otherwise all

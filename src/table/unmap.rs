@@ -196,7 +196,9 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             UnmapMadeFirst,
             self.invalidate_leaf(&At::leaf(table, index, ipa.get(), size))
         );
-        if mutated!(EmptyLeft, false, !self.has_neighbour(table, index)) {
+        let last = mutated!(EmptyLeft, false, !self.has_neighbour(table, index));
+        drop(guard);
+        if last {
             self.unlink_behind(ipa, size);
         }
         true
@@ -226,6 +228,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             removed: 0,
         };
         self.walk(ipa.get(), end, &mut visitor)?;
+        self.relieve();
         Ok(visitor.removed)
     }
 
@@ -243,6 +246,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             removed: 0,
         };
         self.walk(start, end, &mut visitor)?;
+        self.relieve();
         Ok(visitor.removed)
     }
 }
@@ -312,7 +316,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         if end - start == geometry.granule().size() {
             return Ok(());
         }
-        reserve.ensure(self.frames_to_cut_edges(start, end, piece, changes)?)?;
+        self.set_aside(reserve, self.frames_to_cut_edges(start, end, piece, changes)?)?;
         if A::SHARED {
             let blocks = Level::ALL
                 .into_iter()

@@ -233,6 +233,9 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         if visitor.passed {
             self.walk(start, end, &mut Sweep)?;
         }
+        // Part of it may have been done by an impatient view.
+        self.owes.set(true);
+        self.relieve();
         Ok(visitor.removed)
     }
 }

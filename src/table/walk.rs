@@ -84,6 +84,9 @@ pub(crate) trait Visitor<M: TableMemory, T: Tlb, A: Access> {
     /// Whether `after` must see each table that the range covers as one visit, however long the walk.
     const WHOLE_TABLES: bool = false;
 
+    /// Whether `after` makes blocks of tables, and must see each table that can become one as one visit.
+    const MERGES: bool = false;
+
     /// Whether the visitor takes whole tables out of the tree.
     const UNLINKS: bool = false;
 
@@ -138,6 +141,8 @@ enum End {
     Unlinked { at: u64, level: Level },
     /// The walk has stayed long enough; everything before this address is done.
     Tired { at: u64 },
+    /// The memory had no frames for this address; everything before it is done.
+    Starved { at: u64, error: Error },
 }
 
 impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
@@ -148,12 +153,24 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let mut cursor = start;
         let mut backoff = Backoff::new();
         let mut restarts = 0;
+        let mut freed = self.freed();
         loop {
             let ended = self.visit(&guard, cursor, end, visitor);
             visitor.release(self, &guard);
             match ended? {
                 End::Done => return Ok(()),
-                End::Tired { at } => cursor = at,
+                End::Tired { at } => {
+                    cursor = at;
+                    if V::UNLINKS || V::MERGES {
+                        self.access.outside(&mut guard, || self.relieve());
+                    }
+                }
+                End::Starved { at, error } => {
+                    cursor = at;
+                    if !self.access.outside(&mut guard, || self.relief(&mut freed)) {
+                        return Err(error);
+                    }
+                }
                 End::Unlinked { at, level } => {
                     restarts = if cursor == at { restarts + 1 } else { 1 };
                     // Once may be a table that is gone; again means that a peer is at it, and that he is waited for.
@@ -325,13 +342,17 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                         visitor.after(self, guard, at);
                     }
                     *visited += 1;
-                    if *visited >= TABLES_A_STAY && at.hi < end && !V::WHOLE_TABLES {
+                    let whole = V::WHOLE_TABLES || V::MERGES && self.block_above(level);
+                    if *visited >= TABLES_A_STAY && at.hi < end && !whole {
                         return Ok(End::Tired { at: at.hi });
                     }
                 }
                 Err(error) => {
                     self.finish(&mut batch, visitor, origin, level);
-                    return Err(error);
+                    return match error {
+                        Error::OutOfFrames { .. } if A::SHARED => Ok(End::Starved { at: ipa, error }),
+                        _ => Err(error),
+                    };
                 }
             }
             ipa = at.hi;
@@ -340,6 +361,14 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         }
         self.finish(&mut batch, visitor, origin, level);
         Ok(End::Done)
+    }
+
+    /// Whether a block can stand above this level, so that its tables may become one.
+    fn block_above(&self, level: Level) -> bool {
+        let geometry = &self.core.config.geometry;
+        Level::ALL
+            .into_iter()
+            .any(|above| above < level && geometry.block_allowed(above))
     }
 
     /// Invalidates and makes what the walk holds LOCKED.
