@@ -10,8 +10,8 @@
 //!
 //! Both happen with nothing LOCKED and outside of the table, so nobody can wait for the one who waits here (R10). Both end:
 //! after so many looks without a single frame freed the call goes on, and leaves the limit overrun, or answers
-//! [`Error::OutOfFrames`]. It must, since the walker may be waiting for this very thread. And nobody else waits as long for
-//! the same walker: until a frame is freed again, further calls look and do not wait. Nor does who is in the
+//! [`Error::OutOfFrames`]. It must, since the walker may be waiting for this very thread. Where the limit is overrun, nobody
+//! else waits for the same walker: until a frame is freed again, further calls look and do not wait. Nor does who is in the
 //! table himself ([`stay`](View::stay)), or [waits for nobody](super::Handle::without_waiting). A call that only fills holes retires
 //! nothing and never waits for what others retired.
 //!
@@ -102,14 +102,14 @@ impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     }
 }
 
-/// Fruitless waits before a call goes on without the grace period: hosted some 0.1 s, most of it asleep.
-#[cfg(not(any(loom, shuttle)))]
-const PATIENCE: u32 = 1024;
-/// A model has to explore each of them.
-#[cfg(any(loom, shuttle))]
-const PATIENCE: u32 = 1;
-/// More looks than the epoch needs to get on when nobody is in its way.
-const LOOKS: u32 = if PATIENCE < 4 { PATIENCE } else { 4 };
+/// Fruitless waits before a call goes on and leaves the limit overrun: hosted some 0.1 s, most of it asleep.
+const PATIENCE: u32 = if cfg!(any(loom, shuttle)) { 1 } else { 1 << 10 };
+
+/// The same before a call fails for want of frames: some 1 s. A walker that lost its core to many others is back by then.
+const PATIENCE_FOR_FRAMES: u32 = if cfg!(any(loom, shuttle)) { 1 } else { 1 << 13 };
+
+/// More looks than the epoch needs to get on when nobody is in its way. A model has to explore each.
+const LOOKS: u32 = if cfg!(any(loom, shuttle)) { 1 } else { 4 };
 
 impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Frames freed so far, for [`relief`](Self::relief).
@@ -134,8 +134,13 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         if limit == usize::MAX || self.core.pending.load(Ordering::Relaxed) <= limit {
             return;
         }
-        if !self.collect_until(|| self.core.pending.load(Ordering::Relaxed) <= limit) {
-            self.core.backlog.overruns.add(1);
+        // Whoever waited in vain a moment ago did so for all.
+        let backlog = &self.core.backlog;
+        let stuck = backlog.stuck.get() == self.freed() + 1;
+        let patience = if stuck { 0 } else { PATIENCE };
+        if !self.collect_until(patience, || self.core.pending.load(Ordering::Relaxed) <= limit) {
+            backlog.stuck.set(self.freed() + 1);
+            backlog.overruns.add(1);
         }
     }
 
@@ -152,7 +157,9 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         let came = || self.freed() != before;
         if !came() {
             // Acquire: nothing pending means that all are counted as freed, and are in the memory.
-            self.collect_until(|| came() || self.core.pending.load(Ordering::Acquire) == 0);
+            self.collect_until(PATIENCE_FOR_FRAMES, || {
+                came() || self.core.pending.load(Ordering::Acquire) == 0
+            });
             *freed = self.freed();
         }
         *freed != before
@@ -162,7 +169,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     #[cold]
     pub(crate) fn free_pending(&self) {
         // Acquire: as in `drain`. Only a stay that was never dropped can be left.
-        self.collect_until(|| self.core.pending.load(Ordering::Acquire) == 0);
+        self.collect_until(PATIENCE_FOR_FRAMES, || self.core.pending.load(Ordering::Acquire) == 0);
     }
 
     /// Sets frames aside for an operation that has changed nothing yet, outside of the table.
@@ -176,13 +183,13 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         }
     }
 
-    /// Frees what can be freed until it is `enough`, and waits for walkers as long as patience lasts. Says whether it was.
-    fn collect_until(&self, enough: impl Fn() -> bool) -> bool {
-        let stuck = &self.core.backlog.stuck;
-        let mut seen = self.freed();
+    /// Frees what can be freed until it is `enough`, and as long as that frees something waits for walkers up to `patience`
+    /// times. Says whether it was.
+    fn collect_until(&self, patience: u32, enough: impl Fn() -> bool) -> bool {
         let may_wait = self.wait && !self.access.is_inside();
-        let mut patient = may_wait && stuck.get() != seen + 1;
-        let mut left = if patient { PATIENCE } else { LOOKS };
+        let patience = if may_wait { patience } else { 0 };
+        let mut seen = self.freed();
+        let mut looks = 0;
         let mut backoff = Backoff::new();
         loop {
             self.access.collect();
@@ -192,15 +199,12 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             let freed = self.freed();
             if freed != seen && may_wait {
                 // It gets on: a collection frees a few portions only.
-                (seen, patient, left, backoff) = (freed, true, PATIENCE, Backoff::new());
-            } else if left == 0 || freed != seen {
-                if patient {
-                    stuck.set(seen + 1);
-                }
+                (seen, looks, backoff) = (freed, 0, Backoff::new());
+            } else if freed != seen || looks >= LOOKS + patience {
                 return false;
             } else {
-                left -= 1;
-                if patient {
+                looks += 1;
+                if looks > LOOKS {
                     backoff.wait();
                 }
             }

@@ -137,8 +137,8 @@ fn run(granule: Granule, ipa_bits: u8, lpa2: bool, way: Way, calls: u64) -> Tall
 
 /// All ways into one kind of table.
 fn all_ways(granule: Granule, ipa_bits: u8, lpa2: bool) {
-    let calls = dose("S2PT_PRESSURE_CALLS", 240) / if granule == Granule::K64 { 10 } else { 1 };
-    let calls = if granule == Granule::K16 { calls / 2 } else { calls };
+    let calls = dose("S2PT_PRESSURE_CALLS", 160) / if granule == Granule::K64 { 10 } else { 1 };
+    let calls = if granule == Granule::K16 { calls / 4 } else { calls };
     for way in [
         Way::Drained,
         Way::Shared,
