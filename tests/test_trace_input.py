@@ -351,6 +351,63 @@ DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
         lambda folder: (folder / "t.txt").write_bytes(b"# a\n\xff\xfe") and None,
         r"t.txt:2: expected text, found byte 0xff",
     ),
+    # Found by a look for more after fuzzing had found the first: each came out as another exception, or did not come to
+    # an end.
+    (
+        "json of brackets",
+        edit("t.json", lambda _: "[" * 100_000),
+        r"t.json: expected JSON that can be read: maximum recursion depth",
+    ),
+    (
+        "json with a number of thousands of digits",
+        edit("t.json", lambda text: text.replace('"slot": 0', '"slot": ' + "1" * 5000)),
+        r"t.json: expected JSON that can be read: Exceeds the limit",
+    ),
+    (
+        "slot at no time",
+        edit("t.json", lambda text: text.replace('"t": ', '"t": 1e400, "u": ')),
+        r"t.json: memslot_timeline\[0\]: expected t, change.*infinity",
+    ),
+    (
+        "slot beyond all memory",
+        edit_json("t.json", lambda about: about["memslot_timeline"][0].update(size="0x10000000000000000")),
+        r"t.json: memslot_timeline\[0\]: expected t, change.*is not in 0x0..0xfffffffffffff",
+    ),
+    (
+        "page size of an astronomer",
+        edit_json("t.json", lambda about: about["dumps"]["end"]["geometry"].update(page_shift=1 << 40)),
+        r"t.json: expected a table's geometry and registers: '0x10000000000' is not in 0xc..0x10",
+    ),
+    (
+        "leaves without number",
+        edit_json("t.end.leaves.json", lambda about: about["leaf_runs"][0].__setitem__(1, hex((1 << 52) - PAGE))),
+        r"t.end.leaves.json: expected leaf_runs and pagemap_runs: .* is not in",
+    ),
+    (
+        "leaf of level -9",
+        edit_json("t.end.leaves.json", lambda about: about["leaf_runs"][0].__setitem__(3, -(10**9))),
+        r"t.end.leaves.json: expected leaf_runs and pagemap_runs: .* is not in -0x1..0x3",
+    ),
+    (
+        "csv that is none",
+        edit("t.faults.csv", lambda text: text.replace("map,", "x" * 200_000 + ",")),
+        r"t.faults.csv: expected comma-separated values: field larger than field limit",
+    ),
+    (
+        "csv number beyond 64 bits",
+        edit("t.faults.csv", lambda text: text.replace(",4096,", "," + "9" * 30 + ",")),
+        r"t.faults.csv:2: expected numbers: .* is not in",
+    ),
+    (
+        "time beyond 64 bits",
+        edit("t.txt", lambda text: text.replace("    1.0000", "1" * 40 + ".0000")),
+        r"t.txt:5: expected 'TASK-TID",
+    ),
+    (
+        "address beyond 64 bits",
+        edit("t.txt", lambda text: text.replace("hxfar 0x", "hxfar 0x1ffffffffffff")),
+        r"t.txt:5: expected kvm_guest_fault as",
+    ),
 ]
 
 
@@ -364,6 +421,32 @@ def test_damage_is_named_by_file_and_line(tmp_path: Path, damage: Callable[[Path
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, S2ptError)
     assert isinstance(caught.value, ValueError)
+
+
+# Found by fuzzing (the first, an OSError) and a look for more: the second did not end, the third was an OverflowError.
+def test_dump_of_a_name_that_no_file_can_have_is_not_compared(tmp_path: Path) -> None:
+    path = whole(tmp_path)
+    edit("t.txt", lambda text: text.replace("dump_end end", "dump_end " + "d" * 300))(tmp_path)
+    assert any(note.startswith("no leaves of dump 'ddd") for note in read(path).notes)
+
+
+def test_taking_everything_back_comes_to_an_end(tape: Tape) -> None:
+    tape.fault(100, RAM, WRITE_L3)
+    tape.map(100, RAM, PAGE, 0x8000_0000, 6)
+    tape.call(7, "s2_unmap", f"addr=0x0 size={(1 << 52) - PAGE:#x}")
+    tape.fault(100, RAM, WRITE_L3)
+    tape.map(100, RAM, 1 << 40, 0x8000_0000, 6)
+    with pytest.raises(TraceError, match=r"t.pgt.txt:8: expected a size of at most 0x40000000"):
+        tape.read()
+    tape.calls[-2:] = []
+    assert kinds(tape.read()) == ["SLOT", "FAULT", "HANDLED", "UNMAP", "FAULT", "HANDLED"]
+
+
+def test_call_that_maps_another_page_tells_nothing_of_this_one(tape: Tape) -> None:
+    tape.fault(100, RAM, WRITE_L3)
+    tape.map(100, RAM + BLOCK, PAGE, PAGE, 6)
+    fault = tape.read().faults[0]
+    assert fault["flags"] & int(EventFlag.NO_PA)
 
 
 def test_losses_can_be_allowed(tmp_path: Path) -> None:

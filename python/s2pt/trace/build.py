@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from s2pt.trace.events import NO_VCPU, EventFlag, Kind, Outcome, SlotChange
-from s2pt.trace.files import fail
+from s2pt.trace.files import fail, shown
 from s2pt.trace.ftrace import MARK_EVENTS, Line, hex_after, key_values
 from s2pt.trace.records import Key, Row, to_records
-from s2pt.trace.sidecar import CsvRow, Dump, TableShape, prot_bits
+from s2pt.trace.sidecar import MOST_AT_ONCE, CsvRow, Dump, TableShape, prot_bits
 from s2pt.trace.slots import SlotEvent, Slots
 
 __all__ = ["Builder", "is_write"]
@@ -276,6 +276,10 @@ class Builder:
         fields = {"map_ipa": addr, "prot": prot_bits(prot, self.kernel), "ret": ret}
         if begun.event == "s2_map":
             fields["map_size"], fields["map_pa"] = key_values(begun, "size", "phys")
+            if fields["map_size"] > MOST_AT_ONCE:
+                fail(
+                    begun.file, begun.number, f"expected a size of at most {MOST_AT_ONCE:#x}, found {shown(begun.text)}"
+                )
         return fields
 
     def _made_young(self, line: Line) -> None:

@@ -9,15 +9,33 @@ from typing import Any, NoReturn
 
 from s2pt.errors import TraceError
 
-__all__ = ["beside", "fail", "read_bytes", "read_json", "read_lines"]
+__all__ = ["ADDRESSES", "WORDS", "beside", "fail", "read_bytes", "read_json", "read_lines", "within"]
 
 _SHOWN = 100
+
+ADDRESSES = 1 << 52
+"""No physical address and no size of memory reaches this."""
+WORDS = 1 << 64
+"""No register does."""
 
 
 def fail(where: str, line: int | None, message: str) -> NoReturn:
     """Raise a `TraceError` of one line that names file, line and what is wrong there."""
     place = where if line is None else f"{where}:{line}"
     raise TraceError(f"{place}: {message}")
+
+
+def within(value: int, limit: int, low: int = 0) -> int:
+    """Give `value` back if it is one of ``low..limit - 1``.
+
+    Raises
+    ------
+    ValueError
+        It is not.
+    """
+    if not low <= value < limit:
+        raise ValueError(f"{shown(hex(value))} is not in {low:#x}..{limit - 1:#x}")
+    return value
 
 
 def shown(text: str) -> str:
@@ -28,8 +46,11 @@ def shown(text: str) -> str:
 def beside(folder: Path, name: str) -> Path | None:
     """Find file `name` in `folder`, plain or with ``.xz``; None if there is neither."""
     for candidate in (folder / name, folder / f"{name}.xz"):
-        if candidate.is_file():
-            return candidate
+        try:
+            if candidate.is_file():
+                return candidate
+        except OSError:  # a name that no file can have
+            return None
     return None
 
 
@@ -63,6 +84,8 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         fail(path.name, error.lineno, f"expected JSON: {error.msg}")
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
+        fail(path.name, None, f"expected JSON that can be read: {error}")
     if not isinstance(value, dict):
         fail(path.name, 1, f"expected a JSON object, found {type(value).__name__}")
     return value

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from s2pt.trace.files import fail, read_lines, shown
+from s2pt.trace.files import ADDRESSES, WORDS, fail, read_lines, shown, within
 
 __all__ = ["MARK_EVENTS", "Line", "hex_after", "key_values", "read_ftrace"]
 
@@ -20,11 +20,11 @@ MARK_EVENTS = frozenset({"tracing_mark_write", "print"})
 """What the kernel calls a line that user space wrote into the trace."""
 
 _LINE = re.compile(
-    r"\s*(?P<task>.+)-(?P<tid>\d+)\s+(?:\(\s*[\d-]+\)\s+)?\[(?P<cpu>\d+)\]\s+(?:\S+\s+)?"
-    r"(?P<s>\d+)\.(?P<us>\d{6}): (?P<event>\w+): ?(?P<text>.*)"
+    r"\s*(?P<task>.+)-(?P<tid>\d{1,10})\s+(?:\(\s*[\d-]+\)\s+)?\[(?P<cpu>\d+)\]\s+(?:\S+\s+)?"
+    r"(?P<s>\d{1,12})\.(?P<us>\d{6}): (?P<event>\w+): ?(?P<text>.*)"
 )
 _HEADER = "'# entries-in-buffer/entries-written: N/N'"
-_ENTRIES = re.compile(r"#\s*entries-in-buffer/entries-written:\s*(\d+)/(\d+)")
+_ENTRIES = re.compile(r"#\s*entries-in-buffer/entries-written:\s*(\d{1,18})/(\d{1,18})")
 _LOST = re.compile(r"CPU:(\d+) \[LOST (\d+) EVENTS\]")
 
 
@@ -110,7 +110,9 @@ def _seconds(time_us: int) -> str:
     return f"{time_us // 1_000_000}.{time_us % 1_000_000:06}"
 
 
-_HEX = re.compile(r"(?:0x)?[0-9a-f]+")
+_HEX = re.compile(r"(?:0x)?[0-9a-f]{1,16}")
+# What the numbers of a kprobe are below; all others are words.
+_LIMITS = {"addr": ADDRESSES, "size": ADDRESSES, "phys": ADDRESSES, "gfn_offset": ADDRESSES >> 12, "slot": 1 << 16}
 
 
 def key_values(line: Line, *keys: str) -> list[int]:
@@ -120,7 +122,8 @@ def key_values(line: Line, *keys: str) -> list[int]:
     for key in keys:
         text = found.get(key)
         try:
-            values.append(int(text or "", 0))
+            low, limit = (-(1 << 63), 1 << 63) if key == "ret" else (0, _LIMITS.get(key, WORDS))
+            values.append(within(int(text or "", 0), limit, low))
         except ValueError:
             fail(line.file, line.number, f"expected {line.event} with {key}=NUMBER, found {shown(line.text)}")
     return values

@@ -86,16 +86,18 @@ class HostMemory:
     def taken_back(self, ipa: int, size: int) -> None:
         """Note that the host took `size` bytes back."""
         end = ipa + size
-        base = ipa - ipa % self.block
-        while base < end:
+        whole = range(-(-ipa // self.block) * self.block, end // self.block * self.block, self.block)
+        # Of a range as large as the space only what is known matters.
+        known = self._blocks.keys() | self._split
+        for base in whole if len(whole) <= len(known) else [base for base in known if base in whole]:
             old = self._blocks.pop(base, None)
-            if ipa <= base and base + self.block <= end:
-                self._split.discard(base)
-                if old is not None:
-                    self._previous[base] = old
-            else:
+            self._split.discard(base)
+            if old is not None:
+                self._previous[base] = old
+        for base in {ipa - ipa % self.block, (end - 1) - (end - 1) % self.block} if size else ():
+            if base not in whole:
+                self._blocks.pop(base, None)
                 self._split.add(base)
-            base += self.block
         if size < self.block:
             for page in range(ipa, end, self.page):
                 self._known.pop(page, None)

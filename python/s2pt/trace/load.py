@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from s2pt.trace.build import Builder
 from s2pt.trace.events import EventFlag, Kind, Outcome, SlotChange
-from s2pt.trace.files import beside, fail, read_json
+from s2pt.trace.files import beside, fail, read_json, within
 from s2pt.trace.ftrace import MARK_EVENTS, Line, read_ftrace
 from s2pt.trace.sidecar import CsvRow, Dump, TableShape, kernel_version, read_csv, read_dump, slot_events
 from s2pt.trace.slots import SlotEvent
@@ -159,8 +159,9 @@ def _is_dump(line: Line) -> bool:
 
 def _vcpus(where: str, about: dict[str, Any]) -> dict[int, int]:
     try:
-        return {int(tid): int(index) for tid, index in about["vcpu_threads"].items()}
-    except (KeyError, AttributeError, TypeError, ValueError):
+        threads = about["vcpu_threads"].items()
+        return {int(tid): within(int(index), 1 << 31) for tid, index in threads}
+    except (KeyError, AttributeError, TypeError, ValueError, OverflowError):
         fail(where, None, "expected 'vcpu_threads', an object that gives each thread its vCPU")
 
 

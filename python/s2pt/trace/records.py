@@ -63,7 +63,9 @@ def _fill_backing(
             later = dumps[next_dump].pagemap if next_dump < len(dumps) else None
             at = fields.get("ipa", fields.get("map_ipa", 0))
             size = fields.get("map_size", 0)
-            recorded = fields["map_pa"] + at - fields["map_ipa"] if fields.get("map_pa") else None
+            # A call that maps other pages tells nothing of this one.
+            covered = 0 <= at - fields.get("map_ipa", 0) < size
+            recorded = fields["map_pa"] + at - fields["map_ipa"] if fields.get("map_pa") and covered else None
             pa, host_size, read_only = host.look(at, recorded, later)
             if recorded is not None and fields.get("ret", 0) == 0:
                 host.mapped(fields["map_ipa"], size, fields["map_pa"])

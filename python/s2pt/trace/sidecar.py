@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s2pt.trace.events import LEAF, Outcome, SlotChange
-from s2pt.trace.files import beside, fail, read_json, read_lines, shown
+from s2pt.trace.files import ADDRESSES, WORDS, beside, fail, read_json, read_lines, shown, within
 from s2pt.trace.host import Pagemap
 from s2pt.trace.slots import Slot, SlotEvent
 
@@ -24,6 +25,10 @@ _CHANGES = {
     "MOVE": SlotChange.MOVE,
     "FLAGS_ONLY": SlotChange.FLAGS,
 }
+MOST_AT_ONCE = 1 << 30
+"""One call maps one leaf, of 1 GiB at most."""
+_MOST_LEAVES = 1 << 25
+"""More leaves than this no dump has: 128 GiB of pages of 4 KiB."""
 _CSV_OUTCOMES = {"map": Outcome.MAP, "relax": Outcome.RELAX, "mmio": Outcome.MMIO, "no map (retry)": Outcome.RETRY}
 _COLUMNS = "t,vcpu,tid,l1cpu,ipa,hsr,far,pc,outcome,map_addr,map_size,map_pa,prot,ret"
 CSV_FIELDS = tuple(_COLUMNS.split(","))
@@ -70,15 +75,15 @@ class TableShape:
         try:
             shape = about["geometry"]
             return cls(
-                page_size=1 << int(shape["page_shift"]),
-                ipa_bits=int(shape["ia_bits"]),
-                start_level=int(shape["start_level"]),
+                page_size=1 << within(int(shape["page_shift"]), 17, 12),
+                ipa_bits=within(int(shape["ia_bits"]), 53, 16),
+                start_level=within(int(shape["start_level"]), 4, -1),
                 lpa2=bool(shape["ds"]),
                 hardware_af=bool(shape["ha"]),
-                vtcr=int(about["vtcr_el2"], 16),
-                vttbr=int(about["vttbr_el2"], 16),
+                vtcr=within(int(about["vtcr_el2"], 16), WORDS),
+                vttbr=within(int(about["vttbr_el2"], 16), WORDS),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             fail(where, None, f"expected a table's geometry and registers: {_wrong(error)}")
 
 
@@ -106,7 +111,7 @@ class Dump:
 
 def kernel_version(text: object) -> tuple[int, int]:
     """Read major and minor version out of a ``uname`` text; (0, 0) if there is none in it."""
-    match = re.search(r"\b(\d+)\.(\d+)\.\d", str(text))
+    match = re.search(r"\b(\d{1,4})\.(\d{1,4})\.\d", str(text))
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
@@ -131,23 +136,31 @@ def _leaf_prot(attributes: int) -> int:
     return (8 if attributes & 1 << 6 else 0) | (4 if attributes & 1 << 7 else 0) | execute
 
 
+def _microseconds(seconds: str | float) -> int:
+    return within(round(float(seconds) * 1e6), 1 << 60)
+
+
 def slot_events(where: str, about: dict[str, Any]) -> list[SlotEvent]:
     """Read ``memslot_timeline``."""
     timeline = about.get("memslot_timeline")
     if not isinstance(timeline, list) or not timeline:
         fail(where, None, "expected 'memslot_timeline', a list of memory slot changes")
     events = []
-    for number, entry in enumerate(timeline):
+    for place, entry in enumerate(timeline):
         try:
             change = _CHANGES[entry["change"]]
             # Of a slot that is gone nothing but its number matters.
             gone = change is SlotChange.DELETE
-            gpa, size, hva = (0 if gone else int(entry[key], 16) for key in ("gpa", "size", "hva"))
-            slot = Slot(int(entry["slot"]), gpa, size, hva, int(entry.get("flags") or 0))
-            events.append(SlotEvent(round(float(entry["t"]) * 1e6), change, slot))
-        except (KeyError, TypeError, ValueError) as error:
+            gpa, size, hva = (
+                0 if gone else within(int(entry[key], 16), limit)
+                for key, limit in (("gpa", ADDRESSES), ("size", ADDRESSES), ("hva", WORDS - ADDRESSES))
+            )
+            number, flags = within(int(entry["slot"]), 1 << 31), within(int(entry.get("flags") or 0), 1 << 32)
+            slot = Slot(number, gpa, size, hva, flags)
+            events.append(SlotEvent(_microseconds(entry["t"]), change, slot))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             fields = "t, change, slot, flags, gpa, size, hva"
-            fail(where, None, f"memslot_timeline[{number}]: expected {fields}: {_wrong(error)}")
+            fail(where, None, f"memslot_timeline[{place}]: expected {fields}: {_wrong(error)}")
     return events
 
 
@@ -159,29 +172,36 @@ def read_dump(name: str, folder: Path, tag: str, about: dict[str, Any], where: s
     dumps = about.get("dumps")
     described = dumps.get(name) if isinstance(dumps, dict) else None
     if not isinstance(described, dict):
-        fail(where, None, f"expected 'dumps' to describe dump {name!r}")
+        fail(where, None, f"expected 'dumps' to describe dump {shown(name)}")
     return dump_from_json(name, path.name, read_json(path), TableShape.from_json(where, described))
 
 
 def dump_from_json(name: str, where: str, about: dict[str, Any], shape: TableShape) -> Dump:
     """Build a `Dump` out of ``leaf_runs`` and ``pagemap_runs``."""
     parts = [np.empty(0, LEAF)]
+    leaves_left = _MOST_LEAVES
     try:
         for ipa_text, size_text, pa_text, level, attr_text in about["leaf_runs"]:
-            ipa, size, pa, attributes = (int(text, 16) for text in (ipa_text, size_text, pa_text, attr_text))
-            step = shape.level_size(int(level))
+            ipa, size, pa = (within(int(text, 16), ADDRESSES) for text in (ipa_text, size_text, pa_text))
+            attributes = within(int(attr_text, 16), WORDS)
+            step = shape.level_size(within(int(level), 4, -1))
             count = size // step
             if count < 1 or size % step:
                 raise ValueError(f"a run of {size:#x} bytes is no number of level {level} leaves")
+            leaves_left = within(leaves_left - count, _MOST_LEAVES)
             run = np.empty(count, LEAF)
             offsets = np.arange(count, dtype=np.uint64) * np.uint64(step)
             run["ipa"], run["pa"] = offsets + np.uint64(ipa), offsets + np.uint64(pa)
             run["size"], run["prot"], run["af"] = step, _leaf_prot(attributes), attributes >> 10 & 1
             parts.append(run)
         pagemap = Pagemap(
-            [(int(ipa, 16), int(pa, 16), int(size, 16)) for ipa, pa, size in about["pagemap_runs"]], shape.page_size
+            [
+                (within(int(ipa, 16), ADDRESSES), within(int(pa, 16), ADDRESSES), within(int(size, 16), ADDRESSES))
+                for ipa, pa, size in about["pagemap_runs"]
+            ],
+            shape.page_size,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         fail(where, None, f"expected leaf_runs and pagemap_runs: {_wrong(error)}")
     leaves = np.concatenate(parts)
     return Dump(name, leaves[np.argsort(leaves["ipa"], kind="stable")], pagemap, shape)
@@ -211,18 +231,26 @@ def read_csv(path: Path, kernel: tuple[int, int]) -> list[CsvRow]:
     if lines and lines[-1] == "":
         lines.pop()
     reader = csv.reader(lines)
-    header = next(reader, None)
+    header = next(_rows(path, reader), None)
     if tuple(header or ()) != CSV_FIELDS:
         fail(path.name, 1, f"expected the columns {_COLUMNS}, found {shown(','.join(header or []))}")
     rows = []
-    for line, fields in enumerate(reader, 2):
+    for line, fields in enumerate(_rows(path, reader), 2):
         if len(fields) != len(CSV_FIELDS):
             fail(path.name, line, f"expected {len(CSV_FIELDS)} columns, found {len(fields)}")
         try:
             rows.append(_csv_row(line, dict(zip(CSV_FIELDS, fields, strict=True)), kernel))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             fail(path.name, line, f"expected numbers: {error}")
     return rows
+
+
+def _rows(path: Path, reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Give the rows of a CSV reader; what it cannot read is a `TraceError` too."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        fail(path.name, None, f"expected comma-separated values: {error}")
 
 
 def _csv_row(line: int, row: dict[str, str], kernel: tuple[int, int]) -> CsvRow:
@@ -231,17 +259,17 @@ def _csv_row(line: int, row: dict[str, str], kernel: tuple[int, int]) -> CsvRow:
         outcome = Outcome.YOUNG
     return CsvRow(
         line,
-        round(float(row["t"]) * 1e6),
-        int(row["vcpu"]),
-        int(row["tid"]),
-        int(row["ipa"], 16),
-        int(row["hsr"], 16),
+        _microseconds(row["t"]),
+        within(int(row["vcpu"]), 1 << 31),
+        within(int(row["tid"]), 1 << 31),
+        within(int(row["ipa"], 16), WORDS),
+        within(int(row["hsr"], 16), WORDS),
         outcome,
-        int(row["map_addr"] or "0", 16),
-        int(row["map_size"] or 0),
-        int(row["map_pa"] or "0", 16),
+        within(int(row["map_addr"] or "0", 16), ADDRESSES),
+        within(int(row["map_size"] or 0), MOST_AT_ONCE + 1),
+        within(int(row["map_pa"] or "0", 16), ADDRESSES),
         prot_bits(int(row["prot"] or "0", 0), kernel),
-        int(row["ret"] or 0),
+        within(int(row["ret"] or 0), 1 << 31, -(1 << 31)),
     )
 
 
