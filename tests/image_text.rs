@@ -72,6 +72,26 @@ fn invalid_entries_are_shown_as_the_style_has_it() {
     }
 }
 
+/// Found by fuzzing: of such a page Linux 6.12 prints columns of blanks, and it was read as an empty entry.
+#[test]
+fn a_page_that_may_only_be_executed_is_not_taken_for_an_empty_entry() {
+    let mut table = example();
+    table.put(0x30010, 0x7000 | 0x3ff & !(3 << 6)); // neither R nor W nor AF; XN clear
+    let image = table.image();
+    let text = image.ptdump(PtdumpStyle::Kvm6).unwrap();
+    let line = text.lines().nth(5).unwrap();
+    assert_eq!(
+        line,
+        "0x0000000080202000-0x0000000080203000           4K 3               "
+    );
+    let read = Ptdump::parse(&text).unwrap();
+    assert_eq!(read.runs()[4].columns.map(|columns| columns.prot), Some(Prot::X));
+    assert_eq!(diff(&image, &read).count(), 0);
+    // Without the blanks nothing tells it from one.
+    let bare: String = text.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
+    assert_eq!(Ptdump::parse(bare).unwrap().runs()[4].columns, None);
+}
+
 /// A text of a page or more: the kernel walks again and begins with what it had not printed.
 #[test]
 fn a_long_text_begins_with_the_end_of_the_walk_before() {

@@ -18,6 +18,9 @@ const XN1: u64 = 1 << 54;
 const OTHER: u64 = 1 << 2;
 const KVM6: u64 = VALID | PAGE | Format::READ_BIT | Format::WRITE_BIT | Format::AF_BIT | XN1;
 const KVM7: u64 = KVM6 | XN0;
+/// A page that may be executed and nothing else, and is not young: Linux 6.12 shows blanks, where of an empty entry it shows
+/// nothing.
+pub(super) const UNSEEN: u64 = VALID | PAGE;
 
 /// By XN[1:0].
 const EXECUTE: [(&str, Prot); 4] = [

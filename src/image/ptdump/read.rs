@@ -19,7 +19,8 @@ impl Ptdump {
     /// Reads the text of any style: the columns of a line tell the kernel.
     ///
     /// Every line must be as it is written, the runs without a gap, and all lines of one kernel. Blanks at the end of a
-    /// line may be missing, and the last newline, but then not the blanks of that line. That a text was cut off between two
+    /// line may be missing, and the last newline, but then not the blanks of that line. (With them goes the one difference
+    /// that Linux 6.12 makes between an empty entry and a page that may only be executed.) That a text was cut off between two
     /// lines can be seen only if it begins with the end of a walk before: then it must end where that begins.
     ///
     /// # Errors
@@ -92,6 +93,9 @@ impl Reader {
             return Err(wrong("an address is no multiple of 0x1000"));
         }
         let (style, bits) = match fields.columns.trim_end() {
+            "" if level.is_last() && fields.columns == columns::text(columns::UNSEEN, PtdumpStyle::Kvm6) => {
+                (Some(PtdumpStyle::Kvm6), columns::UNSEEN)
+            }
             "" => (None, 0),
             some => {
                 let (style, bits) =
