@@ -10,6 +10,8 @@ mod faults;
 pub mod arch;
 #[cfg(all(feature = "std", not(loom), not(shuttle)))]
 pub mod bench;
+#[cfg(all(feature = "std", not(loom), not(shuttle)))]
+pub mod history;
 pub mod image;
 #[cfg(all(feature = "std", not(loom)))]
 pub mod machine;

@@ -15,6 +15,7 @@ mod dirty_log;
 mod error;
 mod events;
 mod explain;
+mod history;
 mod hook;
 mod image;
 mod job;

@@ -8,4 +8,5 @@ pub(crate) mod report;
 
 pub use control::Control;
 pub use dirty_log::{DirtyLog, WorkloadError};
+pub(crate) use random::Random;
 pub use report::{DirtyLogReport, Maintenance, Phase, PhaseReport};
