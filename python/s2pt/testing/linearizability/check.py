@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import product
 from typing import TypeAlias
 
 from s2pt.testing.linearizability.history import History
@@ -135,13 +134,10 @@ class _Search:
         worlds: set[World] = set()
         for world in self.worlds:
             by_part = [self._sorted(index, place, world[place]) for place in places]
-            for parts in product(*by_part):
-                counted = [part for part, page in zip(parts, request.pages, strict=True) if not request.optional(page)]
-                if counted and not request.adds_up(counted):
-                    continue
+            for chosen in request.choices([list(parts) for parts in by_part]):
                 changed = list(world)
-                for place, part, choices in zip(places, parts, by_part, strict=True):
-                    changed[place] = choices[part]
+                for place, parts, configurations in zip(places, chosen, by_part, strict=True):
+                    changed[place] = frozenset().union(*(configurations[part] for part in parts))
                 worlds.add(tuple(changed))
         for page in request.pages:
             self.available[page].remove(index)

@@ -7,7 +7,7 @@ a range.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, TypeAlias
@@ -74,6 +74,12 @@ class Request:
             touched = [page for page in touched if page <= self.conflict]
         self.pages = touched
         self._expected = self._totals(how, value)
+        self._told = [total is not None for total in self._expected or ()]
+        self._known: Part = tuple(total for total in self._expected or () if total is not None)
+        self._is_truth = name in ("test_young", "test_and_clear_young")
+        # Whether what one page has to do with the result depends on the others.
+        looks = name in ("read", "translate") or self.conflict is not None
+        self.linked = not looks and self._whole and len(touched) > 1 and any(self._known)
         self._disturbed = (how, value) == ("raised", "TranslationFault") and any(self._disturbs(o) for o in others)
         self._steps: dict[tuple[int, Page], list[Step]] = {}
 
@@ -112,9 +118,10 @@ class Request:
             return [(None if state == wanted else state, _NOTHING)]
         known = self._steps.get((page, state))
         if known is None:
-            known = self._steps[page, state] = [
-                step for step in self._answers(page, state) if self._fits(page, step[1])
-            ]
+            fitting = [step for step in self._answers(page, state) if self._fits(step[1])]
+            if not self.linked:
+                fitting = [(now, _NOTHING) for now, _ in fitting]
+            known = self._steps[page, state] = list(dict.fromkeys(fitting))
         return known
 
     def _answers(self, page: int, state: Page) -> list[Step]:
@@ -152,7 +159,7 @@ class Request:
         af = bool(self.operation.keyword("af", True))
         return Leaf(call.args[2] + page - ipa, Prot(prot), af, self.operation.keyword("software", 0))
 
-    def _fits(self, page: int, part: Part) -> bool:
+    def _fits(self, part: Part) -> bool:
         """Whether this can be the part of one page, whatever the others' are."""
         how, value, *_ = self.operation.result
         name = self.operation.call.name
@@ -170,6 +177,8 @@ class Request:
             return True
         if len(self.pages) == 1 and self._whole:
             return self.adds_up([part])
+        if self._is_truth:
+            return bool(self._expected[0]) or not numbers[0]
         return all(most is None or number <= most for number, most in zip(numbers, self._expected, strict=True))
 
     def _same_leaf(self, found: Page, told: Page) -> bool:
@@ -187,15 +196,44 @@ class Request:
 
     def adds_up(self, parts: Sequence[Part]) -> bool:
         """Whether the parts of all pages make the result."""
-        name = self.operation.call.name
-        if self._expected is None or name in ("read", "translate"):
-            return True
-        sums = [sum(column) for column in zip(*map(self.numbers, parts), strict=True)]
-        if name in ("test_young", "test_and_clear_young"):
-            told = self._expected[0]
-            return sums[0] > 0 if told and self._whole else bool(told) or sums[0] == 0
-        zeros_only = not self._whole
-        return all(
-            total is None or (zeros_only and total > 0) or number == total
-            for number, total in zip(sums, self._expected, strict=True)
-        )
+        sums = self._sum(parts)
+        if self._is_truth:
+            return [number > 0 for number in sums] == [bool(number) for number in self._known]
+        return sums == self._known
+
+    def _sum(self, parts: Sequence[Part]) -> Part:
+        """Add up what the result tells of the parts."""
+        columns = [
+            column for column, told in zip(zip(*map(self.numbers, parts), strict=True), self._told, strict=True) if told
+        ]
+        return tuple(map(sum, columns))
+
+    def choices(self, by_page: Sequence[Collection[Part]]) -> Iterator[tuple[Collection[Part], ...]]:
+        """Choose the parts that each page may have had, of those it can have had, in each way that makes the result.
+
+        A choice leaves as much open as it can: each is a world of its own.
+        """
+        if not self.linked:
+            if all(by_page):
+                yield tuple(by_page)
+        elif self._is_truth:
+            # The first page that was young; those before were not, those behind can be either.
+            for first in range(len(by_page)):
+                sides = [[part for part in parts if part[0] == (index == first)] for index, parts in enumerate(by_page)]
+                chosen = (*sides[: first + 1], *by_page[first + 1 :])
+                if all(chosen):
+                    yield chosen
+        else:
+            yield from self._sums(by_page, self._known)
+
+    def _sums(self, by_page: Sequence[Collection[Part]], left: Part) -> Iterator[tuple[Collection[Part], ...]]:
+        if not by_page:
+            if not any(left):
+                yield ()
+            return
+        for part in by_page[0]:
+            rest = tuple(now - number for now, number in zip(left, self._sum([part]), strict=True))
+            most = len(by_page[1:]) * self._config.granule
+            if all(0 <= number <= most for number in rest):
+                for chosen in self._sums(by_page[1:], rest):
+                    yield ([part], *chosen)
