@@ -1,4 +1,4 @@
-"""The ``s2pt`` command: dirty-log, replay, inspect, explain, diff, decode, bench.
+"""The ``s2pt`` command: dirty-log, replay, inspect, explain, diff, decode, bench, predict.
 
 Rust does the work in its own threads; this package reads options, shows progress and prints results. A mistake of the
 caller ends with one line on standard error and exit code 2.

@@ -14,6 +14,7 @@ from s2pt.cli.diff import diff
 from s2pt.cli.dirty_log import dirty_log
 from s2pt.cli.explain import explain
 from s2pt.cli.inspect import inspect
+from s2pt.cli.predict import predict
 from s2pt.cli.replay import replay
 from s2pt.errors import S2ptError
 
@@ -34,6 +35,7 @@ app.command("explain")(explain)
 app.command("diff")(diff)
 app.command("decode")(decode)
 app.command("bench")(bench)
+app.command("predict")(predict)
 
 
 def run(arguments: list[str]) -> int:
