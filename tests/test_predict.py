@@ -195,7 +195,7 @@ def test_bars_hold_the_letters_figures() -> None:
     letter = cover_letter()
     found = {
         (one.pass_, one.policy, one.vcpus): one
-        for one in predict(letter, vcpus=counts, memory=WORK.memory, policies=policies, draws=5)
+        for one in predict(letter, vcpus=counts, memory=WORK.memory, policies=policies, draws=3)
     }
     held = [figure for figure in given if not figure.fitted]
     inside = [found[figure[:3]].low <= figure.seconds <= found[figure[:3]].high for figure in held]
@@ -324,8 +324,8 @@ def test_the_command_predicts_from_a_real_run(tmp_path: Path, capsys: pytest.Cap
         if phase["phase"] == "dirty 2"
     ]
     (tmp_path / "run.json").write_text(said)
-    options = ["-v", "1,8", "-b", "2MiB", "--policy", "serial", "--from", str(tmp_path / "run.json"), "--json"]
-    assert run(["predict", *options]) == 0
+    options = ["-v", "1,8", "-b", "2MiB", "--policy", "serial", "--draws", "2", "--json"]
+    assert run(["predict", *options, "--from", str(tmp_path / "run.json")]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["machine"]["waits"] == "sleep"
     one, eight = (row["seconds"] for row in result["predictions"] if row["pass"] == "dirty")
