@@ -222,5 +222,14 @@ pub enum CacheOp {
     },
 }
 
+impl CacheOp {
+    /// How many bytes it is of.
+    pub const fn size(self) -> u64 {
+        match self {
+            Self::DataCleanInvalidate { size, .. } | Self::InstructionInvalidate { size, .. } => size,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

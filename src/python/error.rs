@@ -128,7 +128,7 @@ pub fn table(py: Python<'_>, error: Error) -> PyErr {
         ),
         Error::Attrs { ipa, .. } => raise(py, |classes| &classes.attributes, (message, ipa.get())),
         Error::Owner { ipa, .. } => raise(py, |classes| &classes.attributes, (message, ipa.get())),
-        Error::Flags { .. } => option(py, message),
+        Error::Flags { .. } | Error::NoDirtyState => option(py, message),
         Error::Geometry(error) => shape(py, error),
         _ => raise(py, |classes| &classes.base, (message,)),
     }

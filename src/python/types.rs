@@ -208,6 +208,7 @@ pub const fn exit(reason: ExitReason) -> &'static str {
         ExitReason::ReadOnly => "read-only",
         ExitReason::Fetch => "fetch",
         ExitReason::AddressSize => "address-size",
+        ExitReason::RingFull => "ring-full",
     }
 }
 

@@ -97,6 +97,9 @@ pub enum Error {
         /// The flags.
         flags: WalkFlags,
     },
+    /// Dirty state in hardware's hands on a table that was made without it.
+    #[error("hardware notes writes only in a table made with hd")]
+    NoDirtyState,
     /// The geometry does not exist.
     #[error(transparent)]
     Geometry(#[from] GeometryError),

@@ -16,6 +16,7 @@ mod build;
 mod cache;
 mod collapse;
 mod descend;
+mod dirty;
 mod entry;
 mod error;
 mod frames;
@@ -44,6 +45,7 @@ mod way;
 
 pub use crate::arch::{Mapping, Translation};
 pub use attrs::Changed;
+pub use dirty::Clean;
 #[cfg(all(feature = "std", not(loom)))]
 pub(crate) use entry::hardware_update;
 pub use error::Error;
@@ -56,6 +58,8 @@ pub use raw::Raw;
 pub use reclaim::Unlinked;
 pub use reclaim::{Access, Alone, Local};
 pub use semantics::{Semantics, WalkFlags};
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+pub(crate) use sinks::wait;
 #[cfg(feature = "std")]
 pub use sinks::{Counting, Counts, Record, Recording, Stall, StallKind};
 #[doc(hidden)]

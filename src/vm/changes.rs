@@ -9,7 +9,7 @@ use super::policy::Near;
 use super::slots::{Entry, Slot, SlotTable, Slots};
 use crate::arch::Ipa;
 use crate::memory::TableMemory;
-use crate::table::Tlb;
+use crate::table::{Clean, Tlb};
 
 impl<M: TableMemory, T: Tlb> Vm<M, T> {
     /// Adds a memory slot. Nothing is mapped by that; faults will.
@@ -32,7 +32,7 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     pub fn delete_slot(&self, id: u32) -> Result<Slot, Error> {
         let _changing = self.slots.change();
         let (rest, gone) = self.slots.current().without(id)?;
-        self.withdraw(rest, &gone.slot)?;
+        self.withdraw(rest, &gone)?;
         Ok(gone.slot)
     }
 
@@ -46,8 +46,9 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
         let (rest, gone) = self.slots.current().without(id)?;
         let slot = Slot { ipa, ..gone.slot };
         Slots::check(&slot, self.geometry())?;
-        let moved = rest.with(Entry { slot, log: gone.log })?;
-        self.withdraw(rest, &gone.slot)?;
+        let log = gone.log.clone();
+        let moved = rest.with(Entry { slot, log })?;
+        self.withdraw(rest, &gone)?;
         self.slots.publish(moved);
         Ok(())
     }
@@ -83,9 +84,15 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
         self.slots.current().iter().filter_map(|e| clip(&e.slot)).collect()
     }
 
-    /// Publishes a set without `slot`, and unmaps it.
-    fn withdraw(&self, rest: SlotTable, slot: &Slot) -> Result<(), Error> {
+    /// Publishes a set without an entry, and unmaps its slot.
+    fn withdraw(&self, rest: SlotTable, gone: &Entry) -> Result<(), Error> {
+        let slot = &gone.slot;
         self.slots.publish(rest);
+        if let Some(log) = gone.log.as_ref().filter(|log| log.by_hardware()) {
+            self.settle(slot);
+            let range = (slot.ipa, slot.size);
+            self.note_hardware(&self.stage2.handle(), slot, log, range, Clean::Protected)?;
+        }
         // Any fault that still knows the slot retries from here on; those under way are waited for by the take-back.
         self.take_back(slot.ipa, slot.size)?;
         Ok(())

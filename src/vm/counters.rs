@@ -79,13 +79,15 @@ pub enum OutcomeClass {
     ExitReadOnly,
     /// The guest's own mistake: an abort to be injected.
     ExitAbort,
+    /// The vCPU's dirty ring was nearly full: left to who harvests it.
+    ExitRingFull,
     /// An error, no frames left for instance.
     Error,
 }
 
 impl OutcomeClass {
     /// All classes with their names.
-    pub const ALL: [(Self, &'static str); 13] = [
+    pub const ALL: [(Self, &'static str); 14] = [
         (Self::MappedPage, "mapped_page"),
         (Self::MappedBlock, "mapped_block"),
         (Self::Collapsed, "collapsed"),
@@ -98,6 +100,7 @@ impl OutcomeClass {
         (Self::ExitMmio, "exit_mmio"),
         (Self::ExitReadOnly, "exit_read_only"),
         (Self::ExitAbort, "exit_abort"),
+        (Self::ExitRingFull, "exit_ring_full"),
         (Self::Error, "error"),
     ];
 }

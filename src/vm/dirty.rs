@@ -24,11 +24,12 @@
 
 use super::Vm;
 use super::error::Error;
-use super::slots::{Entry, Slot};
-use crate::arch::Ipa;
+use super::ring::Rings;
+use super::slots::{Entry, Slot, SlotTable};
+use crate::arch::{Ipa, Level};
 use crate::memory::TableMemory;
 use crate::sync::{Arc, AtomicU64, Ordering};
-use crate::table::{Handle, Tlb};
+use crate::table::{Clean, Handle, Tlb};
 
 /// When pages are write-protected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -44,12 +45,46 @@ pub enum DirtyLogMode {
     ManualInitiallySet,
 }
 
+/// Who notices a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DirtyTracking {
+    /// Write protection: the first write to a clean page faults.
+    #[default]
+    WriteProtect,
+    /// Hardware (VTCR_EL2.HD, DBM): the first write makes the leaf writable, without a fault. Needs a table made with `hd`.
+    /// By the page only where blocks are split; a block is dirty as a whole.
+    Hardware,
+}
+
+/// How a slot is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DirtyLogOptions {
+    /// When pages are protected.
+    pub mode: DirtyLogMode,
+    /// Who notices a write.
+    pub tracking: DirtyTracking,
+    /// Split blocks ahead of the writes that would, so many bytes at a time (a multiple of a block's size; KVM's eager page
+    /// splitting): the whole slot when logging starts or, in mode
+    /// [`ManualInitiallySet`](DirtyLogMode::ManualInitiallySet), what a clear protects. As far as there are frames; the rest
+    /// is split by the writes. `None`: by the writes.
+    pub eager_split: Option<u64>,
+}
+
+impl From<DirtyLogMode> for DirtyLogOptions {
+    fn from(mode: DirtyLogMode) -> Self {
+        Self {
+            mode,
+            ..Self::default()
+        }
+    }
+}
+
 /// The bits of one logged slot.
 #[derive(Debug)]
 pub(crate) struct Bitmap {
     words: Box<[AtomicU64]>,
     pages: u64,
-    mode: DirtyLogMode,
+    options: DirtyLogOptions,
 }
 
 /// Pages per word.
@@ -62,13 +97,28 @@ const fn valid(pages: u64, index: u64) -> u64 {
 }
 
 impl Bitmap {
-    fn new(pages: u64, mode: DirtyLogMode) -> Self {
-        let set = mode == DirtyLogMode::ManualInitiallySet;
+    fn new(pages: u64, options: DirtyLogOptions) -> Self {
+        let set = options.mode == DirtyLogMode::ManualInitiallySet;
         let word = |index| AtomicU64::new(if set { valid(pages, index) } else { 0 });
         Self {
             words: (0..pages.div_ceil(WORD)).map(word).collect(),
             pages,
-            mode,
+            options,
+        }
+    }
+
+    /// Whether hardware notices the writes.
+    #[inline]
+    pub(crate) fn by_hardware(&self) -> bool {
+        self.options.tracking == DirtyTracking::Hardware
+    }
+
+    /// Marks every page of [`ipa`, `ipa + size`) that is in `slot`.
+    fn mark_range(&self, slot: &Slot, page: u64, ipa: Ipa, size: u64) {
+        let first = ipa.get().max(slot.ipa.get());
+        let end = (ipa.get() + size).min(slot.end());
+        for number in (first - slot.ipa.get()) / page..(end.max(first) - slot.ipa.get()).div_ceil(page) {
+            self.mark(number);
         }
     }
 
@@ -147,17 +197,120 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn enable_dirty_log(&self, id: u32, mode: DirtyLogMode) -> Result<(), Error> {
+        self.enable_dirty_log_with(id, mode.into())
+    }
+
+    /// [`enable_dirty_log`](Self::enable_dirty_log) with everything that there is to choose.
+    ///
+    /// # Errors
+    /// As [`enable_dirty_log`](Self::enable_dirty_log); [`Error::LogOptions`] if the options contradict each other or the VM:
+    /// hardware tracking needs a table made with `hd`, bitmaps, and exact semantics; eager splitting a multiple of the
+    /// smallest block's size; with dirty rings the mode is [`Auto`](DirtyLogMode::Auto). Nothing has changed then.
+    pub fn enable_dirty_log_with(&self, id: u32, options: DirtyLogOptions) -> Result<(), Error> {
         let _changing = self.slots.change();
         let current = self.slots.current();
         let Entry { slot, log } = current.by_id(id)?;
         if log.is_some() {
             return Err(Error::AlreadyLogging { slot: id });
         }
-        let bitmap = Arc::new(Bitmap::new(slot.size / self.page_size(), mode));
+        self.check_log(slot, options)?;
+        let bitmap = Arc::new(Bitmap::new(slot.size / self.page_size(), options));
         self.slots.publish(current.with_log(id, Some(bitmap))?);
         self.settle(slot);
-        if mode != DirtyLogMode::ManualInitiallySet {
-            self.write_protect(slot.ipa, slot.size)?;
+        let initially_set = options.mode == DirtyLogMode::ManualInitiallySet;
+        match options.tracking {
+            // Also where every page counts as dirty: by then it must be one of many, not of a block.
+            DirtyTracking::Hardware => {
+                self.split_ahead(slot.ipa, slot.size, options.eager_split.unwrap_or(slot.size));
+                let handle = self.stage2.handle();
+                for (start, bytes) in self.chunks(slot.ipa.get(), slot.end()) {
+                    let _section = self.gate.change();
+                    handle.watch_writes(Ipa::new(start), bytes)?;
+                }
+            }
+            DirtyTracking::WriteProtect if !initially_set => {
+                self.write_protect(slot.ipa, slot.size)?;
+                if let Some(chunk) = options.eager_split {
+                    self.split_ahead(slot.ipa, slot.size, chunk);
+                }
+            }
+            DirtyTracking::WriteProtect => {}
+        }
+        Ok(())
+    }
+
+    fn check_log(&self, slot: &Slot, options: DirtyLogOptions) -> Result<(), Error> {
+        let refused = |what| Err(Error::LogOptions { slot: slot.id, what });
+        if options.tracking == DirtyTracking::Hardware {
+            if !self.stage2.config().hd {
+                return refused("hardware tracking needs a table whose hardware notes writes (hd)");
+            }
+            if self.kvm() || self.rings.exist() {
+                return refused("hardware tracking needs bitmaps, and a table with exact semantics");
+            }
+        }
+        let block = self.smallest_block();
+        if options
+            .eager_split
+            .is_some_and(|chunk| chunk == 0 || chunk % block != 0)
+        {
+            return refused("eager splitting takes a multiple of the smallest block at a time");
+        }
+        if self.rings.exist() {
+            if options.mode != DirtyLogMode::Auto {
+                return refused("with dirty rings the host clears nothing: the mode must be auto");
+            }
+            if !Rings::fits(slot.id, slot.size / self.page_size()) {
+                return refused("ids of logged slots are below 2^24, pages below 2^40, with dirty rings");
+            }
+        }
+        Ok(())
+    }
+
+    /// Splits the blocks of a range, `chunk` bytes at a time, as far as there are frames for it.
+    fn split_ahead(&self, ipa: Ipa, size: u64, chunk: u64) {
+        let handle = self.stage2.handle();
+        let (mut at, end) = (ipa.get(), ipa.get() + size);
+        while at < end {
+            let next = end.min((at / chunk + 1).saturating_mul(chunk));
+            let _section = self.gate.change();
+            // Without frames the blocks stay: the writes will split them, or say that they cannot.
+            let _ = handle.split(Ipa::new(at), next - at, Level::L3);
+            at = next;
+        }
+    }
+
+    /// Marks what hardware noted in [`start`, `start + bytes`), a part of `slot`, in its log. `then` as for the table.
+    pub(crate) fn note_hardware(
+        &self,
+        handle: &Handle<'_, M, T>,
+        slot: &Slot,
+        log: &Bitmap,
+        (ipa, bytes): (Ipa, u64),
+        then: Clean,
+    ) -> Result<(), Error> {
+        for (ipa, size) in handle.take_dirty(ipa, bytes, then)? {
+            log.mark_range(slot, self.page_size(), ipa, size);
+        }
+        Ok(())
+    }
+
+    /// The same for every slot of a range that is about to be unmapped: with the leaves goes what hardware noted in them.
+    pub(crate) fn note_before_unmap(
+        &self,
+        handle: &Handle<'_, M, T>,
+        slots: &SlotTable,
+        ipa: Ipa,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        let end = ipa.get() + bytes;
+        for Entry { slot, log } in slots.iter() {
+            let first = slot.ipa.get().max(ipa.get());
+            let last = slot.end().min(end);
+            if let Some(log) = log.as_ref().filter(|log| log.by_hardware() && first < last) {
+                let range = (Ipa::new(first), last - first);
+                self.note_hardware(handle, slot, log, range, Clean::Protected)?;
+            }
         }
         Ok(())
     }
@@ -173,17 +326,54 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
         if log.is_none() {
             return Err(Error::NotLogging { slot: id });
         }
+        let by_hardware = log.as_ref().is_some_and(|log| log.by_hardware());
         self.slots.publish(current.with_log(id, None)?);
         self.settle(slot);
+        if by_hardware {
+            let handle = self.stage2.handle();
+            for (start, bytes) in self.chunks(slot.ipa.get(), slot.end()) {
+                let _section = self.gate.change();
+                handle.unwatch_writes(Ipa::new(start), bytes)?;
+            }
+        }
         Ok(())
+    }
+
+    /// Merges the pages of a slot to blocks as large as faults would map, where they are complete and alike: what faults do
+    /// one block at a time after logging has ended. Returns how many tables were replaced.
+    ///
+    /// # Errors
+    /// [`Error::NoSlot`]; [`Error::AlreadyLogging`] while the slot is logged.
+    pub fn merge(&self, id: u32) -> Result<u64, Error> {
+        let _changing = self.slots.change();
+        let current = self.slots.current();
+        let Entry { slot, log } = current.by_id(id)?;
+        if log.is_some() {
+            return Err(Error::AlreadyLogging { slot: id });
+        }
+        let handle = self.stage2.handle();
+        let mut merged = 0;
+        for (start, bytes) in self.chunks(slot.ipa.get(), slot.end()) {
+            let _section = self.gate.change();
+            merged += handle.collapse(Ipa::new(start), bytes)?;
+        }
+        Ok(merged)
     }
 
     /// How a slot is logged, if it is.
     ///
     /// # Errors
     /// [`Error::NoSlot`].
+    pub fn dirty_log_options(&self, id: u32) -> Result<Option<DirtyLogOptions>, Error> {
+        Ok(self.slots.current().by_id(id)?.log.as_ref().map(|log| log.options))
+    }
+
+    /// When pages of a slot are protected, if it is logged.
+    ///
+    /// # Errors
+    /// [`Error::NoSlot`].
     pub fn dirty_log_mode(&self, id: u32) -> Result<Option<DirtyLogMode>, Error> {
-        Ok(self.slots.current().by_id(id)?.log.as_ref().map(|log| log.mode))
+        Ok(self.dirty_log_options(id)?.map(|options| options.mode))
     }
 
     /// The dirty bitmap of a slot: bit `n % 64` of word `n / 64` is page `n`.
@@ -196,10 +386,20 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     /// [`Error::NoSlot`], [`Error::NotLogging`].
     pub fn dirty_log(&self, id: u32) -> Result<Vec<u64>, Error> {
         let (slot, log) = self.logged(id)?;
-        if log.mode != DirtyLogMode::Auto {
+        let handle = self.stage2.handle();
+        if log.by_hardware() {
+            for (start, bytes) in self.chunks(slot.ipa.get(), slot.end()) {
+                let _section = self.gate.change();
+                self.note_hardware(&handle, &slot, &log, (Ipa::new(start), bytes), Clean::Watched)?;
+            }
+        }
+        if log.options.mode != DirtyLogMode::Auto {
             return Ok(log.copy());
         }
-        let handle = self.stage2.handle();
+        if log.by_hardware() {
+            // Who marked in between has made the page clean before, or is a fault that maps it so.
+            return Ok((0..log.words.len()).map(|index| log.take(index, u64::MAX)).collect());
+        }
         let _section = self.gate.change();
         let mut spans = Spans::default();
         mutated!(BitsTakenLate, _ = handle.write_protect(slot.ipa, slot.size)?);
@@ -244,19 +444,72 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
             });
         }
         let handle = self.stage2.handle();
-        let _section = self.gate.change();
         let mut spans = Spans::default();
         let first = (first_page / WORD) as usize;
-        for (index, &mask) in (first..).zip(&bitmap[..words]) {
-            spans.add(index as u64, log.take(index, mask));
+        let mut cleared = Vec::with_capacity(words);
+        {
+            let _section = self.gate.change();
+            for (index, &mask) in (first..).zip(&bitmap[..words]) {
+                let taken = log.take(index, mask);
+                spans.add(index as u64, taken);
+                cleared.push(taken);
+            }
+            if !log.by_hardware() {
+                self.protect_spans(&handle, &slot, &spans)?;
+            }
         }
-        self.protect_spans(&handle, &slot, &spans)
+        if log.by_hardware() {
+            return self.clean_spans(&handle, &slot, &log, &spans, (first_page, &cleared));
+        }
+        if log.options.mode == DirtyLogMode::ManualInitiallySet
+            && let Some(chunk) = log.options.eager_split
+        {
+            let page = self.page_size();
+            for &(first, end) in &spans.0 {
+                self.split_ahead(Ipa::new(slot.ipa.get() + first * page), (end - first) * page, chunk);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the pages whose bits were taken clean in the table, too. What else was found dirty in the spans is marked, since
+    /// nobody has asked for it.
+    fn clean_spans(
+        &self,
+        handle: &Handle<'_, M, T>,
+        slot: &Slot,
+        log: &Bitmap,
+        spans: &Spans,
+        (first_page, cleared): (u64, &[u64]),
+    ) -> Result<(), Error> {
+        let page = self.page_size();
+        for &(first, end) in &spans.0 {
+            let _section = self.gate.change();
+            let ipa = Ipa::new(slot.ipa.get() + first * page);
+            for (ipa, size) in handle.take_dirty(ipa, (end - first) * page, Clean::Watched)? {
+                let number = |ipa: u64| ipa.saturating_sub(slot.ipa.get()) / page;
+                let last = number(ipa.get() + size).min(log.pages);
+                for dirty in number(ipa.get())..last {
+                    let asked = dirty.checked_sub(first_page).is_some_and(|at| {
+                        let word = cleared.get((at / WORD) as usize);
+                        word.is_some_and(|word| word >> (at % WORD) & 1 != 0)
+                    });
+                    if !asked {
+                        log.mark(dirty);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn logged(&self, id: u32) -> Result<(Slot, Arc<Bitmap>), Error> {
         let current = self.slots.current();
         let entry = current.by_id(id)?;
         let log = entry.log.clone().ok_or(Error::NotLogging { slot: id })?;
+        if self.rings.exist() {
+            return Err(Error::RingsOnly { slot: id });
+        }
         Ok((entry.slot, log))
     }
 
@@ -298,14 +551,14 @@ mod tests {
 
     #[test]
     fn bits_beyond_the_last_page_do_not_exist() {
-        let bitmap = Bitmap::new(70, DirtyLogMode::ManualInitiallySet);
+        let bitmap = Bitmap::new(70, DirtyLogMode::ManualInitiallySet.into());
         assert_eq!(bitmap.copy(), [u64::MAX, 0b11_1111]);
-        assert_eq!(Bitmap::new(70, DirtyLogMode::Auto).copy(), [0, 0]);
+        assert_eq!(Bitmap::new(70, DirtyLogMode::Auto.into()).copy(), [0, 0]);
     }
 
     #[test]
     fn only_asked_bits_are_taken() {
-        let bitmap = Bitmap::new(64, DirtyLogMode::Auto);
+        let bitmap = Bitmap::new(64, DirtyLogMode::Auto.into());
         bitmap.mark(3);
         bitmap.mark(40);
         assert_eq!(bitmap.take(0, 0xff), 1 << 3);

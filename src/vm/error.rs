@@ -60,6 +60,23 @@ pub enum Error {
         /// Its size, in bytes.
         other_size: u64,
     },
+    /// Dirty rings of a VM that was made without.
+    #[error("the VM has no dirty rings: its writes are logged in bitmaps")]
+    NoRings,
+    /// The dirty bitmap of a VM whose writes go to rings.
+    #[error("slot {slot}: the VM logs writes in dirty rings, not in bitmaps")]
+    RingsOnly {
+        /// Id of the slot.
+        slot: u32,
+    },
+    /// Options of a dirty log that do not go together.
+    #[error("slot {slot}: {what}")]
+    LogOptions {
+        /// Id of the slot.
+        slot: u32,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// A slot with this id exists already.
     #[error("slot {slot} exists already")]
     SlotExists {

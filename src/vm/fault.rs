@@ -29,6 +29,7 @@ use super::backing::largest_in_slot;
 use super::counters::{FaultClass, OutcomeClass};
 use super::error::Error;
 use super::invalidate::Sample;
+use super::ring::DirtyPage;
 use super::slots::{Entry, PaSource, Slot};
 use super::vcpu::Vcpu;
 use crate::arch::{AccessKind, Attrs, Fault, FaultKind, Ipa, Level, MemType, Pa, Prot};
@@ -115,6 +116,8 @@ pub enum ExitReason {
     Fetch,
     /// The address is beyond the guest's address space: inject an address-size fault.
     AddressSize,
+    /// The vCPU's dirty ring is nearly full: somebody has to harvest it.
+    RingFull,
 }
 
 /// What a fault is about to install, decided before the section that installs it.
@@ -249,6 +252,7 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
         fault: &Fault,
         handle: impl FnOnce(&mut Self) -> Result<Outcome, Error>,
     ) -> Result<Outcome, Error> {
+        self.vm().config().exit_cost.pay();
         let outcome = handle(self);
         self.counters
             .count(FaultClass::of(fault.kind, wanted(fault)), class(&outcome));
@@ -273,6 +277,9 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
         };
         if entry.slot.readonly && access == AccessKind::Write {
             return Ok(Outcome::Exit(ExitReason::ReadOnly));
+        }
+        if entry.log.is_some() && self.ring.as_ref().is_some_and(|ring| ring.is_soft_full()) {
+            return Ok(Outcome::Exit(ExitReason::RingFull));
         }
         let sample = vm.sequence.sample(ipa);
         if sample.in_progress() {
@@ -308,6 +315,8 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
             return Ok(Err(Outcome::Exit(ExitReason::Fetch)));
         }
         let logging = entry.log.is_some();
+        // A page that hardware watches is mapped clean: a write that comes back makes it dirty.
+        let watched = page.writable && entry.log.as_ref().is_some_and(|log| log.by_hardware());
         let mut largest = Level::L3;
         if !logging && !device {
             largest = largest_in_slot(geometry, &entry.slot, ipa, vm.largest());
@@ -315,7 +324,7 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
                 largest = largest.deeper().unwrap_or(Level::L3);
             }
         }
-        let writable = page.writable && (write || !logging);
+        let writable = page.writable && (write || !logging) && !watched;
         let mut prot = Prot::R;
         prot.set(Prot::W, writable);
         prot.set(
@@ -330,6 +339,7 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
             pa: page.pa.align_down(size),
             attrs: Attrs {
                 memtype: page.memtype,
+                dbm: watched,
                 ..Attrs::new(prot)
             },
             options: MapOptions {
@@ -416,7 +426,15 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
         }
         let mark = || {
             if let Some(log) = &entry.log {
-                log.mark(ipa.offset_from(entry.slot.ipa) / vm.page_size());
+                let page = ipa.offset_from(entry.slot.ipa) / vm.page_size();
+                match &self.ring {
+                    Some(ring) => ring.put(DirtyPage {
+                        slot: entry.slot.id,
+                        page,
+                    }),
+                    None if log.by_hardware() => {} // the leaf says it
+                    None => log.mark(page),
+                }
             }
         };
         mutated!(
@@ -484,5 +502,6 @@ fn class(outcome: &Result<Outcome, Error>) -> OutcomeClass {
         Outcome::Exit(ExitReason::Mmio) => OutcomeClass::ExitMmio,
         Outcome::Exit(ExitReason::ReadOnly) => OutcomeClass::ExitReadOnly,
         Outcome::Exit(ExitReason::Fetch | ExitReason::AddressSize) => OutcomeClass::ExitAbort,
+        Outcome::Exit(ExitReason::RingFull) => OutcomeClass::ExitRingFull,
     }
 }

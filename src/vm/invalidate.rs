@@ -200,6 +200,7 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
         );
         for (start, bytes) in self.chunks(ipa.get(), end) {
             let _section = section.take().unwrap_or_else(|| self.gate.change());
+            self.note_before_unmap(&handle, &self.slots.current(), Ipa::new(start), bytes)?;
             self.unmap_surely(&handle, Ipa::new(start), bytes, &mut invalidation.taken)?;
         }
         Ok(invalidation)

@@ -1,6 +1,6 @@
 //! A VM with everything it needs, in one call.
 
-use super::{Backing, Policy, Vm, VmConfig};
+use super::{Backing, Cost, Policy, Vm, VmConfig};
 use crate::arch::{Geometry, GeometryError, GeometryOptions, Granule, Pa};
 use crate::memory::{Arena, ArenaError, ArenaOptions};
 use crate::table::{self, Config, Semantics, Stage2, Tlb};
@@ -24,6 +24,12 @@ pub struct Machine {
     pub backing: Backing,
     /// See [`VmConfig::execute_eagerly`].
     pub execute_eagerly: bool,
+    /// See [`VmConfig::dirty_ring`].
+    pub dirty_ring: u32,
+    /// See [`VmConfig::exit_cost`].
+    pub exit_cost: Cost,
+    /// Hardware notes writes (VTCR_EL2.HD), as [`DirtyTracking::Hardware`](super::DirtyTracking::Hardware) needs it.
+    pub hd: bool,
     /// FEAT_S2FWB.
     pub fwb: bool,
     /// Whose habits table and fault handler have. KVM's come with KVM's block levels.
@@ -43,6 +49,9 @@ impl Default for Machine {
             policy: Policy::default(),
             backing: Backing::default(),
             execute_eagerly: false,
+            dirty_ring: 0,
+            exit_cost: Cost::None,
+            hd: false,
             fwb: false,
             semantics: Semantics::Exact,
             table_base: None,
@@ -80,6 +89,7 @@ impl Machine {
         })?;
         let config = Config {
             fwb: self.fwb,
+            hd: self.hd,
             ..if self.semantics.is_kvm() {
                 Config::kvm(geometry)
             } else {
@@ -91,6 +101,8 @@ impl Machine {
             policy: self.policy,
             backing: self.backing,
             execute_eagerly: self.execute_eagerly,
+            dirty_ring: self.dirty_ring,
+            exit_cost: self.exit_cost,
         };
         Ok(Vm::new(stage2, vm))
     }

@@ -11,6 +11,7 @@
 mod age;
 mod backing;
 mod changes;
+mod cost;
 mod counters;
 mod dirty;
 mod error;
@@ -20,18 +21,21 @@ mod invalidate;
 mod machine;
 mod policy;
 pub mod replay;
+mod ring;
 mod slots;
 mod vcpu;
 pub mod workload;
 
 pub use backing::Backing;
+pub use cost::Cost;
 pub use counters::{Counters, FaultClass, OutcomeClass};
-pub use dirty::DirtyLogMode;
+pub use dirty::{DirtyLogMode, DirtyLogOptions, DirtyTracking};
 pub use error::Error;
 pub use fault::{ExitReason, Handled, HostPage, Outcome, Retry};
 pub use invalidate::{Invalidation, Taken};
 pub use machine::{Machine, MachineError};
 pub use policy::Policy;
+pub use ring::DirtyPage;
 pub use slots::{PaSource, Slot};
 pub use vcpu::{AccessError, Parked, Vcpu};
 
@@ -51,7 +55,15 @@ pub struct VmConfig {
     /// Grant execution with every mapping of normal memory, which is right where the CPU needs no instruction cache
     /// maintenance (CTR_EL0.DIC). Otherwise only a fetch grants it.
     pub execute_eagerly: bool,
+    /// Entries of each vCPU's dirty ring, 16 at least; 0: writes are logged in bitmaps. Fixed before there are vCPUs, as KVM's
+    /// capability is.
+    pub dirty_ring: u32,
+    /// What a vCPU pays for leaving the guest and coming back, at each fault.
+    pub exit_cost: Cost,
 }
+
+/// Entries of the smallest dirty ring.
+const LEAST_RING: u32 = 16;
 
 /// A virtual machine's memory: slots over one stage-2 table.
 ///
@@ -64,6 +76,7 @@ pub struct Vm<M: TableMemory, T: Tlb = Null> {
     pub(crate) slots: slots::Slots,
     pub(crate) gate: policy::Gate,
     pub(crate) sequence: invalidate::Sequence,
+    pub(crate) rings: ring::Rings,
 }
 
 impl<M: TableMemory, T: Tlb> Vm<M, T> {
@@ -77,6 +90,10 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
             slots: slots::Slots::default(),
             gate: policy::Gate::new(config.policy),
             sequence: invalidate::Sequence::new(geometry.size(largest)),
+            rings: ring::Rings::new(match config.dirty_ring {
+                0 => 0,
+                entries => entries.max(LEAST_RING),
+            }),
             stage2,
         }
     }
@@ -132,6 +149,11 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     /// Its size in bytes.
     pub(crate) fn largest_size(&self) -> u64 {
         self.geometry().size(self.largest)
+    }
+
+    /// Bytes of the smallest block of the granule.
+    pub(crate) fn smallest_block(&self) -> u64 {
+        self.geometry().size(Level::L2)
     }
 
     /// Checks a range as the table does, before anything is begun. Returns its exclusive end.

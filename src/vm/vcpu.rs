@@ -5,8 +5,9 @@ use super::counters::Counters;
 use super::error::Error;
 use super::fault::{ExitReason, Outcome};
 use super::policy::Marker;
+use super::ring::Ring;
 use super::slots::CachedSlots;
-use crate::arch::{AccessKind, Fault, Ipa};
+use crate::arch::{AccessKind, Fault, Ipa, Prot};
 use crate::memory::TableMemory;
 use crate::sync::{Arc, Backoff};
 use crate::table::{Handle, Local, Null, Tlb, Translation};
@@ -21,6 +22,8 @@ pub struct Vcpu<'v, M: TableMemory, T: Tlb = Null> {
     pub(crate) impatient: Handle<'v, M, T>,
     pub(crate) marker: Arc<Marker>,
     pub(crate) slots: CachedSlots,
+    /// Where its writes are logged, if the VM has rings.
+    pub(crate) ring: Option<Arc<Ring>>,
     pub(crate) counters: Counters,
 }
 
@@ -33,6 +36,7 @@ pub struct Parked {
     local: Local,
     marker: Arc<Marker>,
     slots: CachedSlots,
+    ring: Option<Arc<Ring>>,
 }
 
 impl core::fmt::Debug for Parked {
@@ -66,8 +70,10 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
         let Some(handle) = self.stage2.handle_of(&parked.local) else {
             return Err(parked);
         };
-        let Parked { marker, slots, .. } = parked;
-        Ok(Vcpu::with(self, handle, marker, slots))
+        let Parked {
+            marker, slots, ring, ..
+        } = parked;
+        Ok(Vcpu::with(self, handle, marker, slots, ring))
     }
 }
 
@@ -89,17 +95,31 @@ pub enum AccessError {
 
 impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
     pub(crate) fn new(vm: &'v Vm<M, T>) -> Self {
-        Self::with(vm, vm.stage2.handle(), vm.gate.register(), CachedSlots::new(&vm.slots))
+        let ring = vm.rings.register();
+        Self::with(
+            vm,
+            vm.stage2.handle(),
+            vm.gate.register(),
+            CachedSlots::new(&vm.slots),
+            ring,
+        )
     }
 
     #[inline(always)]
-    fn with(vm: &'v Vm<M, T>, handle: Handle<'v, M, T>, marker: Arc<Marker>, slots: CachedSlots) -> Self {
+    fn with(
+        vm: &'v Vm<M, T>,
+        handle: Handle<'v, M, T>,
+        marker: Arc<Marker>,
+        slots: CachedSlots,
+        ring: Option<Arc<Ring>>,
+    ) -> Self {
         Self {
             vm,
             impatient: handle.without_waiting(),
             handle,
             marker,
             slots,
+            ring,
             counters: Counters::default(),
         }
     }
@@ -111,6 +131,7 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
             local: self.handle.access.clone(),
             marker: self.marker,
             slots: self.slots,
+            ring: self.ring,
         }
     }
 
@@ -148,10 +169,17 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
     /// [`AccessError`] if the access exits (no memory there) or a fault cannot be handled.
     #[inline]
     pub fn access(&mut self, ipa: Ipa, access: AccessKind) -> Result<Translation, AccessError> {
-        match self.handle.translate(ipa, access) {
-            Ok(hit) => Ok(hit),
-            Err(fault) => self.access_faulting(ipa, access, fault),
+        let hit = match self.handle.translate(ipa, access) {
+            Ok(hit) => hit,
+            Err(fault) => self.access_faulting(ipa, access, fault)?,
+        };
+        // No simulated hardware is between: what it would write is written here.
+        if access == AccessKind::Write && !hit.prot.contains(Prot::W) {
+            self.handle
+                .note_write(ipa.align_down(self.vm.page_size()))
+                .map_err(Error::from)?;
         }
+        Ok(hit)
     }
 
     /// [`access`](Self::access) that waits for nobody and handles one fault at most: `None` if that was not enough.
@@ -161,6 +189,7 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
     #[inline]
     pub fn try_access(&mut self, ipa: Ipa, access: AccessKind) -> Result<Option<Translation>, AccessError> {
         match self.handle.translate(ipa, access) {
+            Ok(hit) if access == AccessKind::Write && !hit.prot.contains(Prot::W) => Ok(None), // hardware would note it
             Ok(hit) => Ok(Some(hit)),
             Err(fault) => match self.handle_fault(&fault)? {
                 Outcome::Exit(reason) => Err(AccessError::Exit { ipa, reason }),

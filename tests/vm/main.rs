@@ -7,4 +7,5 @@ mod slots;
 mod stress;
 mod support;
 mod take_back;
+mod tracking;
 mod workload;

@@ -61,7 +61,7 @@ pub fn vm_over(
         VmConfig {
             policy,
             backing,
-            execute_eagerly: false,
+            ..VmConfig::default()
         },
     )
 }

@@ -12,4 +12,6 @@ pub use counting::{Counting, Counts};
 #[cfg(feature = "std")]
 pub use recording::{Record, Recording};
 #[cfg(feature = "std")]
+pub(crate) use stall::wait;
+#[cfg(feature = "std")]
 pub use stall::{Stall, StallKind};

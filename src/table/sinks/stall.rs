@@ -1,4 +1,4 @@
-//! A TLBI that takes its time.
+//! Steps that take their time.
 
 use crate::arch::Tlbi;
 use crate::table::tlb::{Event, Tlb};
@@ -15,43 +15,66 @@ pub enum StallKind {
     Spin,
 }
 
-/// Waits at every stage-2 TLBI: the time in which the core that issued it stands still.
+/// Waits for `duration`; not at all if it is zero.
+pub(crate) fn wait(duration: Duration, kind: StallKind) {
+    if duration.is_zero() {
+        return;
+    }
+    match kind {
+        StallKind::Sleep => std::thread::sleep(duration),
+        StallKind::Spin => {
+            let start = Instant::now();
+            while start.elapsed() < duration {
+                core::hint::spin_loop();
+            }
+        }
+    }
+}
+
+/// Waits at maintenance: the time in which the core that asks for it stands still.
 ///
-/// The entry being broken is LOCKED meanwhile. A TLBI of the issuing core alone waits too: its DSB is no shorter for the
-/// one who executes it. The stage-1 part of a sequence and the barriers are counted into the same wait.
+/// A stage-2 TLBI waits while the entry being broken is LOCKED. A TLBI of the issuing core alone waits too: its DSB is no
+/// shorter for the one who executes it. The stage-1 part of a sequence and the barriers are counted into the same wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Stall {
-    duration: Duration,
-    kind: StallKind,
+    /// At each stage-2 TLBI.
+    pub tlbi: Duration,
+    /// At each cache operation, for each 4 KiB of it.
+    pub cache_per_page: Duration,
+    /// At each table frame that is taken.
+    pub allocation: Duration,
+    /// How.
+    pub kind: StallKind,
 }
 
 impl Stall {
-    /// Waits `duration` at each stage-2 TLBI.
-    pub const fn new(duration: Duration, kind: StallKind) -> Self {
-        Self { duration, kind }
+    /// Waits `tlbi` at each stage-2 TLBI, and nowhere else.
+    pub const fn new(tlbi: Duration, kind: StallKind) -> Self {
+        Self {
+            tlbi,
+            cache_per_page: Duration::ZERO,
+            allocation: Duration::ZERO,
+            kind,
+        }
     }
 
-    fn wait(&self) {
-        if self.duration.is_zero() {
-            return;
-        }
-        match self.kind {
-            StallKind::Sleep => std::thread::sleep(self.duration),
-            StallKind::Spin => {
-                let start = Instant::now();
-                while start.elapsed() < self.duration {
-                    core::hint::spin_loop();
-                }
-            }
-        }
+    /// Whether it waits anywhere.
+    pub const fn is_none(&self) -> bool {
+        self.tlbi.is_zero() && self.cache_per_page.is_zero() && self.allocation.is_zero()
     }
 }
 
 impl Tlb for Stall {
     #[inline]
     fn event(&self, event: Event) {
-        if matches!(event, Event::Tlbi(Tlbi::Ipa { .. } | Tlbi::Range { .. } | Tlbi::Vmid)) {
-            self.wait();
-        }
+        let time = match event {
+            Event::Tlbi(Tlbi::Ipa { .. } | Tlbi::Range { .. } | Tlbi::Vmid) => self.tlbi,
+            Event::Cache(op) => self
+                .cache_per_page
+                .saturating_mul(u32::try_from(op.size().div_ceil(4096)).unwrap_or(u32::MAX)),
+            Event::Allocate { .. } => self.allocation,
+            _ => return,
+        };
+        wait(time, self.kind);
     }
 }
