@@ -57,7 +57,7 @@ pub use cpu::{Access, Bound, Cpu, CpuCounts};
 pub use judge::{Violation, ViolationKind};
 pub use log::{Entry, What};
 pub use port::Port;
-#[cfg(feature = "python")]
+#[cfg(not(shuttle))]
 pub(crate) use walker::{Regime, Walk};
 
 use alloc::vec::Vec;

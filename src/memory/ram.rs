@@ -112,6 +112,40 @@ impl Ram {
         }
         Some(bytes)
     }
+
+    /// Bytes of a page, the unit of [`copy_page`](Self::copy_page) and [`differing_bytes`](Self::differing_bytes).
+    pub const PAGE: u64 = PAGE;
+
+    /// Copies the 4 KiB page that holds `pa` to the same address of `to`, word by word, each as it is when its turn comes.
+    /// Where either has no memory nothing is copied.
+    pub fn copy_page(&self, to: &Self, pa: Pa) {
+        self.with_page(pa, false, |from| {
+            to.with_page(pa, true, |to| {
+                let Some(to) = to else { return };
+                for (index, word) in to.iter().enumerate() {
+                    // Relaxed: as for a guest's own accesses.
+                    let value = from.map_or(0, |from| from[index].load(Ordering::Relaxed));
+                    word.store(value, Ordering::Relaxed);
+                }
+            })
+        });
+    }
+
+    /// How many bytes of the 4 KiB page that holds `pa` are not the same in `other`; where there is no memory there are zeros.
+    pub fn differing_bytes(&self, other: &Self, pa: Pa) -> u64 {
+        let page = |ram: &Self| {
+            let words = |page: Option<&[AtomicU64]>| -> Option<Vec<u64>> {
+                Some(page?.iter().map(|word| word.load(Ordering::Relaxed)).collect())
+            };
+            ram.with_page(pa, false, words)
+                .flatten()
+                .unwrap_or_else(|| alloc::vec![0; (PAGE / 8) as usize])
+        };
+        let (ours, theirs) = (page(self), page(other));
+        let bytes =
+            |(ours, theirs): (&u64, &u64)| (ours ^ theirs).to_le_bytes().iter().filter(|&&byte| byte != 0).count();
+        ours.iter().zip(&theirs).map(bytes).sum::<usize>() as u64
+    }
 }
 
 /// The word of a page that holds the byte at `pa`, and how many bits stand before that byte.

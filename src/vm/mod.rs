@@ -16,6 +16,7 @@ mod counters;
 mod dirty;
 mod error;
 mod fault;
+mod guest;
 mod host;
 mod invalidate;
 mod machine;
@@ -32,6 +33,7 @@ pub use counters::{Counters, FaultClass, OutcomeClass};
 pub use dirty::{DirtyLogMode, DirtyLogOptions, DirtyTracking};
 pub use error::Error;
 pub use fault::{ExitReason, Handled, HostPage, Outcome, Retry};
+pub use guest::{Done, Guest};
 pub use invalidate::{Invalidation, Taken};
 pub use machine::{Machine, MachineError};
 pub use policy::Policy;
@@ -125,6 +127,11 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
 
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.stage2.config().geometry
+    }
+
+    /// Whether writes to logged slots go to dirty rings, and not into bitmaps.
+    pub fn ring_mode(&self) -> bool {
+        self.rings.exist()
     }
 
     /// Whether faults are handled as KVM handles them, on a table with its semantics.

@@ -2,6 +2,7 @@
 
 mod dirty;
 mod fault;
+mod migrate;
 mod replay;
 mod slots;
 mod stress;

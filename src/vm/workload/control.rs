@@ -37,6 +37,11 @@ impl Control {
         self.total.store(total, Ordering::Relaxed);
     }
 
+    /// There is more to do than was thought.
+    pub(crate) fn expect(&self, more: u64) {
+        self.total.fetch_add(more, Ordering::Relaxed);
+    }
+
     pub(crate) fn add(&self, steps: u64) {
         self.done.fetch_add(steps, Ordering::Relaxed);
     }

@@ -111,6 +111,12 @@ pub enum WorkloadError {
         /// Why.
         reason: AccessError,
     },
+    /// There is no address space for the guest's memory once more.
+    #[error("no address space for {bytes:#x} bytes of guest memory")]
+    Memory {
+        /// How many bytes.
+        bytes: u64,
+    },
     /// Somebody asked the run to end.
     #[error("cancelled")]
     Cancelled,
