@@ -49,6 +49,7 @@ from s2pt.errors import (
 )
 from s2pt.explain import Explanation, Step, WalkFault
 from s2pt.machine import Violation
+from s2pt.migrate import Migrate, MigrateReport
 from s2pt.types import (
     Access,
     Backing,
@@ -103,6 +104,8 @@ __all__ = [
     "Mapped",
     "Mapping",
     "MemType",
+    "Migrate",
+    "MigrateReport",
     "NotMappedError",
     "OptionError",
     "OutOfFramesError",

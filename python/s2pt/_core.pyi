@@ -45,6 +45,7 @@ __all__ = [
     "Machine",
     "Mapped",
     "Mapping",
+    "MigrateJob",
     "Ptdump",
     "ReplayJob",
     "Stage2",
@@ -180,6 +181,40 @@ class Image:
     def explain(self, ipa: SupportsIndex, access: _Access = "r") -> Explanation: ...
     def _repr_html_(self) -> str: ...
     def _repr_svg_(self) -> str: ...
+
+@final
+class MigrateJob:
+    def __new__(
+        cls,
+        *,
+        memory: _Size,
+        vcpus: SupportsIndex,
+        backing: Backing | Literal["pages", "thp", "1g"],
+        policy: Policy | Literal["serial", "parallel", "lockless"],
+        semantics: Semantics | Literal["exact", "kvm"],
+        log: Literal["lazy", "eager", "hardware", "ring"],
+        manual_protect: bool,
+        ring_entries: SupportsIndex,
+        eager_chunk: _Size,
+        write_percent: SupportsIndex,
+        hot_percent: SupportsIndex,
+        think_ns: SupportsIndex,
+        bandwidth: _Size | None,
+        downtime_ns: SupportsIndex,
+        rounds: SupportsIndex,
+        warm_up_ns: SupportsIndex,
+        take_backs: SupportsIndex,
+        too_early: bool,
+        seed: SupportsIndex,
+        stall_tlbi_ns: SupportsIndex,
+        exit_ns: SupportsIndex,
+        cost_how: Literal["sleep", "spin"],
+    ) -> Self: ...
+    def start(self) -> None: ...
+    def wait(self, timeout_s: float) -> bool: ...
+    def progress(self) -> tuple[int, int, str]: ...
+    def cancel(self) -> None: ...
+    def result(self) -> dict[str, Any]: ...
 
 @final
 class Ptdump:

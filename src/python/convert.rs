@@ -16,6 +16,7 @@ use super::sink::Watch;
 use crate::arch::{AccessKind, BlockRule, Dialect, FaultKind, Granule, Ipa, Level, MemType, Pa, Prot};
 use crate::table::{Existing, Recording, Semantics, StallKind, WalkFlags};
 use crate::vm::replay::{Order, Sizes};
+use crate::vm::workload::LogKind;
 use crate::vm::{Backing, DirtyLogMode, Policy};
 
 /// An intermediate physical address given by the caller.
@@ -139,6 +140,10 @@ pub struct FaultKindArg(pub FaultKind);
 #[derive(Clone, Copy)]
 pub struct LogModeArg(pub DirtyLogMode);
 
+/// A way to log writes.
+#[derive(Clone, Copy)]
+pub struct LogKindArg(pub LogKind);
+
 /// What is kept of a table's maintenance.
 #[derive(Clone, Copy)]
 pub struct WatchArg(bool);
@@ -260,6 +265,7 @@ extract! {
     SlotId = slot_id;
     FaultKindArg = |obj| choice(obj, "kind", FAULTS);
     LogModeArg = |obj| choice(obj, "mode", LOG_MODES);
+    LogKindArg = |obj| choice(obj, "log", &LogKind::ALL.map(|(kind, name)| (name, kind)));
     WatchArg = |obj| choice(obj, "sink", &[("counting", false), ("recording", true)]);
     DialectArg = |obj| choice(obj, "dialect", DIALECTS);
 }

@@ -21,6 +21,7 @@ mod image;
 mod job;
 mod leaves;
 mod machine;
+mod migrate;
 mod open;
 mod ptdump;
 mod query;
@@ -44,7 +45,12 @@ fn shared_by_all_threads() {
     shared!(stage2::PyStage2, vm::PyVm, query::LeafIterator);
     shared!(machine::PyMachine, machine::PyCpu);
     shared!(image::PyImage, image::ImageLeaves, ptdump::PyPtdump);
-    shared!(dirty_log::DirtyLogJob, replay::ReplayJob, bench::BenchJob);
+    shared!(
+        dirty_log::DirtyLogJob,
+        migrate::MigrateJob,
+        replay::ReplayJob,
+        bench::BenchJob
+    );
     shared!(
         results::Mapping,
         results::Translation,
@@ -71,6 +77,8 @@ mod _core {
     use super::image::{ImageLeaves, PyImage};
     #[pymodule_export]
     use super::machine::{PyCpu, PyMachine};
+    #[pymodule_export]
+    use super::migrate::MigrateJob;
     #[pymodule_export]
     use super::ptdump::PyPtdump;
     #[pymodule_export]

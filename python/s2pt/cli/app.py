@@ -14,6 +14,7 @@ from s2pt.cli.diff import diff
 from s2pt.cli.dirty_log import dirty_log
 from s2pt.cli.explain import explain
 from s2pt.cli.inspect import inspect
+from s2pt.cli.migrate import migrate
 from s2pt.cli.predict import predict
 from s2pt.cli.replay import replay
 from s2pt.errors import S2ptError
@@ -29,6 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("dirty-log")(dirty_log)
+app.command("migrate")(migrate)
 app.command("replay")(replay)
 app.command("inspect")(inspect)
 app.command("explain")(explain)
@@ -49,7 +51,8 @@ def run(arguments: list[str]) -> int:
     Returns
     -------
     int
-        Exit code: 0 done, 1 `--check` found something unexplained or two tables differ, 2 a mistake, 130 interrupted.
+        Exit code: 0 done, 1 `--check` found something unexplained, two tables differ or a migration lost a byte,
+        2 a mistake, 130 interrupted.
     """
     try:
         code = app(args=arguments, prog_name="s2pt", standalone_mode=False)

@@ -1,0 +1,159 @@
+"""``s2pt migrate``: a live migration under each lock policy, with proof that no byte is lost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, cast
+
+import typer
+from rich import box
+from rich.table import Table
+
+from s2pt.cli.common import console, parse_list, parse_policies, parse_time, print_json, refuse, size_option, watch
+from s2pt.migrate import Migrate, MigrateReport, report
+from s2pt.types import Policy, format_size
+
+__all__ = ["migrate"]
+
+LOGS = ("lazy", "eager", "hardware", "ring")
+
+Log = Literal["lazy", "eager", "hardware", "ring"]
+
+
+def migrate(
+    vcpus: Annotated[int, typer.Option("-v", "--vcpus", min=1, max=1024, help="vCPU threads.")] = 2,
+    memory: Annotated[str, typer.Option("-b", "--memory", metavar="SIZE", help="Guest memory.")] = "64MiB",
+    backing: Annotated[
+        str, typer.Option("-s", "--backing", metavar="TYPE", help="Host memory: pages, thp, 1g.")
+    ] = "thp",
+    policy: Annotated[
+        list[str] | None,
+        typer.Option("--policy", metavar="POLICY[,POLICY..]", help="serial, parallel, lockless (default: all)."),
+    ] = None,
+    log: Annotated[
+        list[str], typer.Option("--log", metavar="LOG[,LOG..]", help="lazy, eager, hardware, ring; one run each.")
+    ] = ["lazy"],  # noqa: B006 - typer copies it
+    manual_protect: Annotated[
+        bool, typer.Option("-m", "--manual-protect", help="Clear by a call of its own, every page dirty at first.")
+    ] = False,
+    semantics: Annotated[str, typer.Option("--semantics", metavar="NAME", help="exact or kvm.")] = "exact",
+    bandwidth: Annotated[
+        str, typer.Option("--bandwidth", metavar="SIZE", help="Bytes a second of the link; 0: no limit.")
+    ] = "1GiB",
+    downtime: Annotated[str, typer.Option("--downtime", metavar="TIME", help="Longest stop aimed at.")] = "30ms",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds before the guest is stopped anyway.")] = 20,
+    write_percent: Annotated[
+        int, typer.Option("-w", "--write-percent", min=0, max=100, help="Accesses that write.")
+    ] = 50,
+    hot_percent: Annotated[
+        int, typer.Option("--hot-percent", min=0, max=100, help="Accesses that go to the first tenth of the memory.")
+    ] = 50,
+    think: Annotated[str, typer.Option("--think", metavar="TIME", help="What a vCPU does between accesses.")] = "0ns",
+    warm_up: Annotated[
+        str, typer.Option("--warm-up", metavar="TIME", help="How long the guest runs before.")
+    ] = "100ms",
+    take_backs: Annotated[int, typer.Option("--take-backs", min=0, help="Take-backs by the host a second.")] = 0,
+    stall_tlbi: Annotated[str, typer.Option("--stall-tlbi", metavar="TIME", help="What a TLBI costs.")] = "0ns",
+    exit_cost: Annotated[str, typer.Option("--exit-cost", metavar="TIME", help="What a fault's exit costs.")] = "0ns",
+    spin: Annotated[bool, typer.Option("--spin", help="Costs burn the core instead of giving it up.")] = False,
+    seed: Annotated[int, typer.Option("-r", "--seed", min=0, max=2**64 - 1, help="First seed.")] = 1,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Runs of each kind, with consecutive seeds.")] = 1,
+    too_early: Annotated[
+        bool, typer.Option("--too-early", help="Break it: copy pages before their protection is complete (needs -m).")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document, nothing else.")] = False,
+) -> int:
+    """Migrate a guest that goes on writing; compare source and destination byte by byte.
+
+    The guest runs on simulated CPUs with TLBs. Ends with 1 if a byte was lost or the CPUs saw a rule broken.
+    """
+    kinds = parse_list(log, _log)
+    link = size_option(bandwidth)
+    reports: list[tuple[Migrate, MigrateReport]] = []
+    for kind in kinds:
+        for one in parse_policies(policy or [policy.value for policy in Policy]):
+            for number in range(runs):
+                options = Migrate(
+                    memory=size_option(memory),
+                    vcpus=vcpus,
+                    backing=cast(Any, backing),
+                    policy=one,
+                    semantics=cast(Any, semantics),
+                    log=kind,
+                    manual_protect=manual_protect and kind != "ring",
+                    write_percent=write_percent,
+                    hot_percent=hot_percent,
+                    think_s=parse_time(think) / 1e9,
+                    bandwidth=link or None,
+                    downtime_s=parse_time(downtime) / 1e9,
+                    rounds=rounds,
+                    warm_up_s=parse_time(warm_up) / 1e9,
+                    take_backs=take_backs,
+                    too_early=too_early,
+                    seed=(seed + number) % 2**64,
+                    stall_tlbi_s=parse_time(stall_tlbi) / 1e9,
+                    exit_s=parse_time(exit_cost) / 1e9,
+                    cost_how="spin" if spin else "sleep",
+                )
+                title = f"{kind} log, {one.value}" + (f", seed {options.seed}" if runs > 1 else "")
+                reports.append((options, report(watch(options.job(), title))))
+    if json_:
+        rows = [{"options": asdict(options) | {"policy": str(Policy(options.policy).value)}, **asdict(found)}
+                for options, found in reports]  # fmt: skip
+        print_json({"command": "migrate", "runs": rows})
+    else:
+        _print(reports, memory)
+    return int(any(found.lost_bytes or found.wrong_reads or found.violations for _, found in reports))
+
+
+def _log(text: str) -> Log:
+    if text not in LOGS:
+        raise refuse(f"{text!r} is not one of {', '.join(LOGS)}")
+    return cast(Log, text)
+
+
+def _print(reports: list[tuple[Migrate, MigrateReport]], memory: str) -> None:
+    first = reports[0][0]
+    link = "no limit" if first.bandwidth is None else f"{format_size(int(first.bandwidth))}/s"
+    print(f"{first.vcpus} vCPUs, {memory} of guest memory, backing {first.backing}, link {link}")
+    table = Table(box=box.SIMPLE)
+    table.add_column("log")
+    table.add_column("policy")
+    heads = [
+        "rounds",
+        "sent",
+        "again",
+        "downtime ms",
+        "guest",
+        "p50 us",
+        "p99 us",
+        "p99.9 us",
+        "max us",
+        "hold ms",
+        "lost",
+    ]
+    for head in heads:
+        table.add_column(head, justify="right")
+    for options, found in reports:
+        pages = found.rounds[0].pages if found.rounds else 0
+        slow = found.during.per_second / found.before.per_second if found.before.per_second else 0.0
+        times = found.latency
+        cells = [
+            str(len(found.rounds)),
+            f"{found.pages_sent:,}",
+            f"{max(found.pages_sent - pages, 0):,}",
+            f"{found.downtime_ns / 1e6:.2f}",
+            f"{slow:.0%}",
+            *(f"{time / 1e3:.1f}" for time in (times.p50_ns, times.p99_ns, times.p999_ns, times.max_ns)),
+            f"{found.longest_hold_ns / 1e6:.2f}",
+            f"{found.lost_bytes:,}",
+        ]
+        table.add_row(options.log, Policy(options.policy).value, *cells)
+    console().print(table)
+    print(
+        "guest: throughput while migrating, of that before; times are of faults; hold: the host's lock, at most; lost: bytes"
+    )
+    lost = sum(found.lost_bytes for _, found in reports)
+    wrong = sum(found.wrong_reads for _, found in reports)
+    broken = sum(found.violations for _, found in reports)
+    print(f"{len(reports)} runs: {lost:,} bytes lost, {wrong:,} wrong reads, {broken:,} rules broken")

@@ -1,0 +1,197 @@
+//! The migration as a job.
+
+use core::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use super::convert::{BackingArg, LogKindArg, Number, PolicyArg, SemanticsArg, SizeArg, StallHow};
+use super::job::Job;
+use super::{error, report};
+use crate::arch::{GeometryOptions, Ipa, Pa};
+use crate::machine::{Machine, MachineOptions, Port};
+use crate::memory::Arena;
+use crate::sync::Arc;
+use crate::table::Stall;
+use crate::vm::workload::{LatencyReport, LogKind, Migrate, MigrateReport, Throughput};
+use crate::vm::{self, Cost, Slot, Vm};
+
+/// Where the guest's memory starts, in its own space and in the host's.
+const BASE: u64 = 1 << 30;
+
+/// The one slot.
+const SLOT: u32 = 0;
+
+/// A live migration in threads of its own: ``start``, ``wait``, ``progress``, ``cancel``, ``result``.
+#[pyclass(module = "s2pt._core", frozen)]
+pub struct MigrateJob(Job<MigrateReport>);
+
+#[pymethods]
+impl MigrateJob {
+    /// Prepare a migration of a VM of its own; nothing runs yet.
+    #[new]
+    #[pyo3(signature = (
+        *, memory, vcpus, backing, policy, semantics, log, manual_protect, ring_entries, eager_chunk, write_percent,
+        hot_percent, think_ns, bandwidth, downtime_ns, rounds, warm_up_ns, take_backs, too_early, seed, stall_tlbi_ns,
+        exit_ns, cost_how
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
+    fn new(
+        py: Python<'_>,
+        memory: SizeArg,
+        vcpus: Number,
+        backing: BackingArg,
+        policy: PolicyArg,
+        semantics: SemanticsArg,
+        log: LogKindArg,
+        manual_protect: bool,
+        ring_entries: Number,
+        eager_chunk: SizeArg,
+        write_percent: Number,
+        hot_percent: Number,
+        think_ns: Number,
+        bandwidth: Option<SizeArg>,
+        downtime_ns: Number,
+        rounds: Number,
+        warm_up_ns: Number,
+        take_backs: Number,
+        too_early: bool,
+        seed: Number,
+        stall_tlbi_ns: Number,
+        exit_ns: Number,
+        cost_how: StallHow,
+    ) -> PyResult<Self> {
+        let percent = |number: Number| u8::try_from(number.0).unwrap_or(u8::MAX);
+        let few = |number: Number| u32::try_from(number.0).unwrap_or(u32::MAX);
+        let cost = |ns: Number| Cost::new(Duration::from_nanos(ns.0), cost_how.0);
+        let run = Migrate {
+            vcpus: usize::try_from(vcpus.0).unwrap_or(usize::MAX),
+            write_percent: percent(write_percent),
+            hot_percent: percent(hot_percent),
+            think: cost(think_ns),
+            log: log.0.options(manual_protect, eager_chunk.0),
+            bandwidth: bandwidth.map(|bandwidth| bandwidth.0),
+            downtime: Duration::from_nanos(downtime_ns.0),
+            rounds: few(rounds),
+            warm_up: Duration::from_nanos(warm_up_ns.0),
+            take_backs: few(take_backs),
+            too_early,
+            seed: seed.0,
+        };
+        let machine = Machine::new(MachineOptions {
+            cpus: run.vcpus.clamp(1, 1024),
+            ram: Some((Pa::new(BASE), memory.0)),
+            ..MachineOptions::default()
+        });
+        let refused = |reason| error::option(py, format!("memory {:#x}: {reason}", memory.0));
+        let machine = machine.map_err(refused)?;
+        let port = machine.port();
+        let bits = 64 - memory.0.saturating_add(BASE).leading_zeros();
+        let options = vm::Machine {
+            geometry: GeometryOptions {
+                ipa_bits: bits.clamp(40, 48) as u8,
+                ..GeometryOptions::default()
+            },
+            policy: policy.0,
+            backing: backing.0,
+            semantics: semantics.0,
+            hd: log.0 == LogKind::Hardware,
+            dirty_ring: if log.0 == LogKind::Ring { few(ring_entries) } else { 0 },
+            exit_cost: cost(exit_ns),
+            memory: memory.0,
+            ..vm::Machine::default()
+        };
+        let stall = Stall::new(Duration::from_nanos(stall_tlbi_ns.0), cost_how.0);
+        let vm = options.build((port.clone(), stall));
+        let vm: Arc<Vm<Arena, (Port, Stall)>> = Arc::new(vm.map_err(|refused| error::machine(py, refused))?);
+        port.attach(&vm);
+        machine.load(&port);
+        let slot = Slot::linear(SLOT, Ipa::new(BASE), memory.0, Pa::new(BASE));
+        vm.create_slot(slot).map_err(|refused| error::vm(py, refused))?;
+        run.check(&vm, SLOT, &machine)
+            .map_err(|refused| error::workload(py, &refused))?;
+        Ok(Self(Job::new(
+            move |control| Ok(run.run(&vm, SLOT, &machine, control)?),
+        )))
+    }
+
+    /// Start the run and return at once.
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.start(py)
+    }
+
+    /// Wait until the run has ended, at most so many seconds; return whether it has. Releases the GIL.
+    fn wait(&self, py: Python<'_>, timeout_s: f64) -> PyResult<bool> {
+        self.0.wait(py, timeout_s)
+    }
+
+    /// Return how many pages were copied, how many are to be as far as is known, and what is being done.
+    fn progress(&self) -> (u64, u64, &'static str) {
+        let (done, total) = self.0.progress();
+        (done, total, "")
+    }
+
+    /// Ask the run to end.
+    fn cancel(&self) {
+        self.0.cancel();
+    }
+
+    /// Return what was measured, as plain dicts; raise what ended the run early.
+    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let found = self.0.result(py)?;
+        let rounds = PyList::empty(py);
+        for round in &found.rounds {
+            let row = PyDict::new(py);
+            row.set_item("pages", round.pages)?;
+            row.set_item("sent_ns", report::nanoseconds(round.sent))?;
+            row.set_item("harvested_ns", report::nanoseconds(round.harvested))?;
+            row.set_item("found", round.found)?;
+            rounds.append(row)?;
+        }
+        let result = PyDict::new(py);
+        result.set_item("rounds", rounds)?;
+        for (name, number) in [
+            ("pages_sent", found.pages_sent),
+            ("last_pages", found.last_pages),
+            ("downtime_ns", report::nanoseconds(found.downtime)),
+            ("elapsed_ns", report::nanoseconds(found.elapsed)),
+            ("enabled_ns", report::nanoseconds(found.enabled)),
+            ("lost_bytes", found.lost_bytes),
+            ("wrong_reads", found.wrong_reads),
+            ("longest_hold_ns", report::nanoseconds(found.longest_hold)),
+            ("violations", found.violations),
+        ] {
+            result.set_item(name, number)?;
+        }
+        result.set_item("before", throughput(py, &found.before)?)?;
+        result.set_item("during", throughput(py, &found.during)?)?;
+        result.set_item("faults", report::faults(py, &found.counters)?)?;
+        result.set_item("outcomes", report::outcomes(py, &found.counters)?)?;
+        result.set_item("latency", latency(py, &found.faults.report())?)?;
+        result.set_item("held_up", latency(py, &found.held_up)?)?;
+        let buckets: Vec<_> = found
+            .faults
+            .buckets()
+            .map(|(end, count)| (report::nanoseconds(end), count))
+            .collect();
+        result.set_item("latency_buckets", buckets)?;
+        Ok(result)
+    }
+}
+
+fn throughput<'py>(py: Python<'py>, done: &Throughput) -> PyResult<Bound<'py, PyDict>> {
+    let time = report::nanoseconds(done.time);
+    report::numbers(py, [("accesses", done.accesses), ("time_ns", time)].into_iter())
+}
+
+fn latency<'py>(py: Python<'py>, times: &LatencyReport) -> PyResult<Bound<'py, PyDict>> {
+    let ns = report::nanoseconds;
+    let figures = [
+        ("count", times.count),
+        ("p50_ns", ns(times.p50)),
+        ("p99_ns", ns(times.p99)),
+        ("p999_ns", ns(times.p999)),
+        ("max_ns", ns(times.max)),
+    ];
+    report::numbers(py, figures.into_iter())
+}
