@@ -142,12 +142,13 @@ class MigrateReport:
 
     def __str__(self) -> str:
         pages = [str(entry.pages) for entry in self.rounds]
+        took = self.latency
         lines = [
             f"{len(pages)} rounds of {', '.join(pages)} pages, the last {self.last_pages} while the guest stood",
             f"{self.pages_sent} pages sent in {self.elapsed_ns / 1e9:.3f} s, downtime {self.downtime_ns / 1e6:.3f} ms",
             f"guest {self.before.per_second:,.0f} accesses a second before, {self.during.per_second:,.0f} meanwhile",
-            f"{self.latency.count} faults: p50 {self.latency.p50_ns / 1e3:.1f} us, p99 {self.latency.p99_ns / 1e3:.1f}, "
-            f"p99.9 {self.latency.p999_ns / 1e3:.1f}, longest {self.latency.max_ns / 1e3:.1f}",
+            f"{took.count} faults: p50 {took.p50_ns / 1e3:.1f} us, p99 {took.p99_ns / 1e3:.1f}, "
+            f"p99.9 {took.p999_ns / 1e3:.1f}, longest {took.max_ns / 1e3:.1f}",
             f"lost bytes {self.lost_bytes}, wrong reads {self.wrong_reads}, rules broken {self.violations}",
         ]
         return "\n".join(lines)
@@ -158,7 +159,8 @@ class Migrate:
     """A migration to be run: the guest, how its writes are logged, the link to the other side.
 
     Pre-copy, as VMMs do it: everything is copied, then what was written to meanwhile, until the rest fits into the
-    downtime or the rounds are used up; then the guest stops, the rest is copied, and both sides are compared byte by byte.
+    downtime or the rounds are used up; then the guest stops, the rest is copied, and both sides are compared byte by
+    byte.
 
     Attributes
     ----------

@@ -151,7 +151,8 @@ def _print(reports: list[tuple[Migrate, MigrateReport]], memory: str) -> None:
         table.add_row(options.log, Policy(options.policy).value, *cells)
     console().print(table)
     print(
-        "guest: throughput while migrating, of that before; times are of faults; hold: the host's lock, at most; lost: bytes"
+        "guest: throughput while migrating, of that before; us: how long faults took; "
+        "hold: the host's lock, at most; lost: bytes"
     )
     lost = sum(found.lost_bytes for _, found in reports)
     wrong = sum(found.wrong_reads for _, found in reports)
