@@ -31,7 +31,7 @@ pub use shuttle::sync::{
 
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use std::{
-    sync::{Barrier, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Barrier, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError},
     thread,
 };
 

@@ -96,15 +96,29 @@ const fn valid(pages: u64, index: u64) -> u64 {
     if rest >= WORD { u64::MAX } else { (1 << rest) - 1 }
 }
 
+/// An empty vector with room for so many words: a slot may be larger than its bitmap can be here.
+fn room<T>(words: u64) -> Result<Vec<T>, Error> {
+    let mut room = Vec::new();
+    let enough = usize::try_from(words).is_ok_and(|words| room.try_reserve_exact(words).is_ok());
+    let bytes = words.saturating_mul(8);
+    if enough {
+        Ok(room)
+    } else {
+        Err(Error::NoMemory { bytes })
+    }
+}
+
 impl Bitmap {
-    fn new(pages: u64, options: DirtyLogOptions) -> Self {
+    fn new(pages: u64, options: DirtyLogOptions) -> Result<Self, Error> {
         let set = options.mode == DirtyLogMode::ManualInitiallySet;
         let word = |index| AtomicU64::new(if set { valid(pages, index) } else { 0 });
-        Self {
-            words: (0..pages.div_ceil(WORD)).map(word).collect(),
+        let mut words = room(pages.div_ceil(WORD))?;
+        words.extend((0..pages.div_ceil(WORD)).map(word));
+        Ok(Self {
+            words: words.into_boxed_slice(),
             pages,
             options,
-        }
+        })
     }
 
     /// Whether hardware notices the writes.
@@ -148,8 +162,10 @@ impl Bitmap {
         word.fetch_and(!mask, Ordering::AcqRel) & mask
     }
 
-    fn copy(&self) -> Vec<u64> {
-        self.words.iter().map(|w| w.load(Ordering::Acquire)).collect()
+    fn copy(&self) -> Result<Vec<u64>, Error> {
+        let mut copy = room(self.words.len() as u64)?;
+        copy.extend(self.words.iter().map(|w| w.load(Ordering::Acquire)));
+        Ok(copy)
     }
 }
 
@@ -214,7 +230,7 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
             return Err(Error::AlreadyLogging { slot: id });
         }
         self.check_log(slot, options)?;
-        let bitmap = Arc::new(Bitmap::new(slot.size / self.page_size(), options));
+        let bitmap = Arc::new(Bitmap::new(slot.size / self.page_size(), options)?);
         self.slots.publish(current.with_log(id, Some(bitmap))?);
         self.settle(slot);
         let initially_set = options.mode == DirtyLogMode::ManualInitiallySet;
@@ -383,7 +399,7 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     /// Maintenance: one TLBI over what was protected.
     ///
     /// # Errors
-    /// [`Error::NoSlot`], [`Error::NotLogging`].
+    /// [`Error::NoSlot`], [`Error::NotLogging`], [`Error::NoMemory`].
     pub fn dirty_log(&self, id: u32) -> Result<Vec<u64>, Error> {
         let (slot, log) = self.logged(id)?;
         let handle = self.stage2.handle();
@@ -394,11 +410,14 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
             }
         }
         if log.options.mode != DirtyLogMode::Auto {
-            return Ok(log.copy());
+            return log.copy();
         }
+        // Before anything is taken: what is taken has to be handed out.
+        let mut bits = room(log.words.len() as u64)?;
         if log.by_hardware() {
             // Who marked in between has made the page clean before, or is a fault that maps it so.
-            return Ok((0..log.words.len()).map(|index| log.take(index, u64::MAX)).collect());
+            bits.extend((0..log.words.len()).map(|index| log.take(index, u64::MAX)));
+            return Ok(bits);
         }
         let _section = self.gate.change();
         let mut spans = Spans::default();
@@ -408,7 +427,7 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
             spans.add(index as u64, bits);
             bits
         };
-        let bits = (0..log.words.len()).map(take).collect();
+        bits.extend((0..log.words.len()).map(take));
         mutated!(BitsTakenLate, return Ok(bits));
         self.protect_spans(&handle, &slot, &spans)?;
         Ok(bits)
@@ -551,18 +570,18 @@ mod tests {
 
     #[test]
     fn bits_beyond_the_last_page_do_not_exist() {
-        let bitmap = Bitmap::new(70, DirtyLogMode::ManualInitiallySet.into());
-        assert_eq!(bitmap.copy(), [u64::MAX, 0b11_1111]);
-        assert_eq!(Bitmap::new(70, DirtyLogMode::Auto.into()).copy(), [0, 0]);
+        let bitmap = Bitmap::new(70, DirtyLogMode::ManualInitiallySet.into()).unwrap();
+        assert_eq!(bitmap.copy().unwrap(), [u64::MAX, 0b11_1111]);
+        assert_eq!(Bitmap::new(70, DirtyLogMode::Auto.into()).unwrap().copy().unwrap(), [0, 0]);
     }
 
     #[test]
     fn only_asked_bits_are_taken() {
-        let bitmap = Bitmap::new(64, DirtyLogMode::Auto.into());
+        let bitmap = Bitmap::new(64, DirtyLogMode::Auto.into()).unwrap();
         bitmap.mark(3);
         bitmap.mark(40);
         assert_eq!(bitmap.take(0, 0xff), 1 << 3);
         assert_eq!(bitmap.take(0, 0xff), 0);
-        assert_eq!(bitmap.copy(), [1 << 40]);
+        assert_eq!(bitmap.copy().unwrap(), [1 << 40]);
     }
 }

@@ -89,6 +89,12 @@ pub enum Error {
         /// The id asked for.
         slot: u32,
     },
+    /// The dirty bitmap is larger than the machine's memory.
+    #[error("a dirty bitmap needs {bytes:#x} bytes of memory, which there are not")]
+    NoMemory {
+        /// Bytes of the bitmap.
+        bytes: u64,
+    },
     /// The slot's dirty log is off (KVM: `ENOENT`).
     #[error("the dirty log of slot {slot} is off")]
     NotLogging {

@@ -27,8 +27,9 @@ use core::time::Duration;
 
 use self::guest::{Guest, Replayed};
 use self::script::{Peers, Script, Step};
+use super::workload::crew::{self, Crew};
 use super::workload::report::since;
-use super::workload::{Control, Maintenance, crew};
+use super::workload::{Control, Maintenance};
 use super::{Counters, Vcpu, Vm};
 use crate::arch::FaultKind;
 use crate::memory::TableMemory;
@@ -242,7 +243,7 @@ impl Replay {
             tally.lock().unwrap_or_else(PoisonError::into_inner).add(mine);
             Ok(())
         };
-        let counters = crew::run(vm, threads, job, |crew| {
+        let counters = crew::run(vm, threads, job, |crew: &Crew<'_, _, ReplayError>| {
             let mut counters = Counters::default();
             for (number, step) in steps.iter().enumerate() {
                 match step {

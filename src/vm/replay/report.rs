@@ -5,6 +5,7 @@ use core::time::Duration;
 use super::event::EventError;
 use crate::arch::{Ipa, Level, SyndromeError};
 use crate::table::{Counts, Mapping, Stats};
+use crate::vm::workload::NoThreads;
 use crate::vm::{Counters, Error};
 
 /// Our leaves at the moment of a recorded dump.
@@ -127,6 +128,9 @@ pub enum ReplayError {
         /// The first such row.
         row: usize,
     },
+    /// There are not enough threads.
+    #[error(transparent)]
+    Threads(#[from] NoThreads),
     /// Somebody asked the run to end.
     #[error("cancelled")]
     Cancelled,

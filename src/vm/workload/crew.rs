@@ -6,9 +6,45 @@ use std::time::Instant;
 use core::time::Duration;
 
 use crate::memory::TableMemory;
-use crate::sync::{Barrier, Mutex, MutexGuard, PoisonError, thread};
+use crate::sync::{Barrier, Condvar, Mutex, MutexGuard, PoisonError, thread};
 use crate::table::Tlb;
 use crate::vm::{Counters, Vcpu, Vm};
+
+/// The operating system gave fewer threads than a run needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the run needs {wanted} threads, and no more than {started} could be started")]
+pub struct NoThreads {
+    /// How many there should have been.
+    pub wanted: usize,
+    /// How many there were.
+    pub started: usize,
+}
+
+/// Where the threads wait until all are there: a barrier would keep some for ever if others never came.
+#[derive(Default)]
+struct Gate {
+    opened: Mutex<Option<bool>>,
+    changed: Condvar,
+}
+
+impl Gate {
+    /// Sends the threads to work, or home.
+    fn open(&self, to_work: bool) {
+        *lock(&self.opened) = Some(to_work);
+        self.changed.notify_all();
+    }
+
+    /// Waits for that; whether to work.
+    fn pass(&self) -> bool {
+        let mut opened = lock(&self.opened);
+        loop {
+            match *opened {
+                Some(to_work) => return to_work,
+                None => opened = self.changed.wait(opened).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
 
 /// What the threads share. `P` is what one pass needs to know.
 struct Board<P, E> {
@@ -71,8 +107,9 @@ where
     M: TableMemory,
     T: Tlb,
     P: Clone + Send,
-    E: Send,
+    E: Send + From<NoThreads>,
 {
+    let gate = Gate::default();
     let board = Board {
         start: Barrier::new(vcpus + 1),
         end: Barrier::new(vcpus + 1),
@@ -82,8 +119,11 @@ where
     };
     thread::scope(|scope| {
         for index in 0..vcpus {
-            let (board, job) = (&board, &job);
-            scope.spawn(move || {
+            let (board, job, gate) = (&board, &job, &gate);
+            let started = thread::Builder::new().spawn_scoped(scope, move || {
+                if !gate.pass() {
+                    return;
+                }
                 let mut vcpu = vm.vcpu();
                 loop {
                     board.start.wait();
@@ -102,7 +142,16 @@ where
                     board.end.wait();
                 }
             });
+            if started.is_err() {
+                gate.open(false);
+                let none = NoThreads {
+                    wanted: vcpus,
+                    started: index,
+                };
+                return Err(none.into());
+            }
         }
+        gate.open(true);
         let _dismiss = Dismiss(&board);
         host(&Crew(&board))
     })

@@ -5,7 +5,7 @@ use std::time::Instant;
 use core::time::Duration;
 
 use super::control::Control;
-use super::crew::{self, Crew};
+use super::crew::{self, Crew, NoThreads};
 use super::random::Random;
 use super::report::{DirtyLogReport, Maintenance, Phase, PhaseReport, since};
 use crate::arch::{AccessKind, Ipa};
@@ -117,6 +117,9 @@ pub enum WorkloadError {
         /// How many bytes.
         bytes: u64,
     },
+    /// There are not enough threads.
+    #[error(transparent)]
+    Threads(#[from] NoThreads),
     /// Somebody asked the run to end.
     #[error("cancelled")]
     Cancelled,

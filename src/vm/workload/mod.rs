@@ -9,6 +9,7 @@ mod random;
 pub(crate) mod report;
 
 pub use control::Control;
+pub use crew::NoThreads;
 pub use dirty_log::{DirtyLog, WorkloadError};
 pub use latency::{Latencies, LatencyReport};
 pub use migrate::{LogKind, Migrate, MigrateReport, Round, Throughput};
