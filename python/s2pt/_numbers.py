@@ -53,13 +53,19 @@ def parse_size(size: SupportsIndex | str) -> int:
     match = _SIZE.fullmatch(size)
     if match:
         number, unit = match.groups()
-        value = int(number, 0) if number[:2].lower() == "0x" else int(number)
-        if unit:
-            value <<= 10 * (_UNITS.index(unit) + 1)
-        if value < 1 << 64:
-            return value
-    shown = size if len(size) <= 60 else f"{size[:60]}..."
-    raise SizeError(f"size {shown!r} is not a number of bytes such as 4096, '2MiB' or '1GiB'")
+        base, digits = (16, number[2:]) if number[:2].lower() == "0x" else (10, number)
+        digits = digits.lstrip("0") or "0"
+        if len(digits) <= 20:  # Python itself refuses to read thousands of them
+            value = int(digits, base)
+            if unit:
+                value <<= 10 * (_UNITS.index(unit) + 1)
+            if value < 1 << 64:
+                return value
+    raise SizeError(f"size {_cut(size)!r} is not a number of bytes such as 4096, '2MiB' or '1GiB'")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def format_size(size: int) -> str:
@@ -111,9 +117,9 @@ def check_address(value: SupportsIndex, what: str = "IPA") -> int:
         raise TypeError(f"{what} must be an integer, not {type(value).__name__} ({value!r:.60})")
     number = index(value)
     if number < 0:
-        raise AddressError(f"{what} {number:#x} is negative")
+        raise AddressError(f"{what} {_cut(f'{number:#x}')} is negative")
     if number >= 1 << 64:
-        raise AddressError(f"{what} {number:#x} does not fit in 64 bits")
+        raise AddressError(f"{what} {_cut(f'{number:#x}')} does not fit in 64 bits")
     return number
 
 
@@ -133,5 +139,7 @@ def check_level(level: SupportsIndex) -> int:
         raise TypeError(f"level must be an integer, not {type(level).__name__} ({level!r:.60})")
     number = index(level)
     if not -1 <= number <= 3:
-        raise LevelError(f"level {number} is not one of -1..3")
+        # Python itself refuses to write thousands of digits.
+        shown = str(number) if -(1 << 64) < number < 1 << 64 else _cut(f"{number:#x}")
+        raise LevelError(f"level {shown} is not one of -1..3")
     return number

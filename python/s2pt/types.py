@@ -262,6 +262,8 @@ class _Result:
 
     def _show(self, name: str) -> str:
         value = getattr(self, name)
+        if value is None:
+            return "None"
         if name in self._hex:
             return hex(value)
         if name in self._sizes:
@@ -501,11 +503,11 @@ class Geometry(_Result):
 
     def size(self, level: int) -> int:
         """Bytes that one entry at `level` is responsible for."""
-        return 1 << (self.stride * (4 - level) + 3)
+        return 1 << (self.stride * (4 - check_level(level)) + 3)
 
     def block_allowed(self, level: int) -> bool:
         """Whether a leaf may stand at `level`: a page at level 3, above it the blocks that the rule allows."""
-        if level == 3:
+        if check_level(level) == 3:
             return True
         if self.granule == 4 << 10:
             first = 0 if self.lpa2 else 1

@@ -175,8 +175,8 @@ def html(table: Table) -> str:
     >>> "<caption>" in html(Stage2())
     True
     """
-    shape = table.geometry
     array = _array(table)
+    shape = table.geometry
     level, size = array["level"], array["size"].astype(np.int64)
     note = ""
     try:
@@ -204,6 +204,8 @@ def html(table: Table) -> str:
 
 
 def _array(table: Table) -> NDArray[np.void]:
+    if not isinstance(table, Table):
+        raise TypeError(f"a picture needs a Stage2 or an Image, not {type(table).__name__}")
     return table.leaves_array() if isinstance(table, Stage2) else table.leaves_array(errors="skip")
 
 

@@ -184,6 +184,8 @@ class Vm(_core.Vm):  # noqa: D101 - documented where it is implemented
         ...     vm.handle(fault)
         ('handled', 'mapped')
         """
+        if not isinstance(fault, Fault):
+            raise TypeError(f"fault must be a Fault, not {type(fault).__name__}")
         kind: Any = fault.kind
         return self.handle_fault(fault.ipa or 0, Access(fault.access or "r"), kind=kind, level=fault.level)
 

@@ -5,9 +5,10 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use super::arrays::elements;
+use super::arrays::{elements, no_memory};
 use super::convert::{AccessArg, IpaArg, Number};
 use super::image::PyImage;
+use super::signals::in_parts;
 use super::{error, types};
 use crate::arch::{AccessKind, El, Esr, FaultKind, Ipa, Pte, Syndrome};
 use crate::image::Answer;
@@ -33,6 +34,28 @@ fn dtype<'py>(
 ) -> PyResult<Bound<'py, PyArrayDescr>> {
     let dtype = made.get_or_try_init(py, || PyArrayDescr::new(py, fields.to_vec()).map(Bound::unbind))?;
     Ok(dtype.bind(py).clone())
+}
+
+/// Rows worked out between two looks at the clock.
+const BETWEEN_LOOKS: usize = 256;
+
+/// The words of so many rows, worked out away from the interpreter.
+fn rows<const N: usize>(py: Python<'_>, count: usize, row: impl Fn(usize) -> [u64; N] + Sync) -> PyResult<Vec<u64>> {
+    let mut words = Vec::new();
+    let room = count.checked_mul(N).ok_or_else(no_memory)?;
+    words.try_reserve_exact(room).map_err(|_| no_memory())?;
+    in_parts(py, count, |part, until| {
+        let words = &mut words;
+        Ok(py.detach(|| {
+            let mut next = part.start;
+            while next < part.end && !(next % BETWEEN_LOOKS == 0 && next > part.start && until.is_over()) {
+                words.extend(row(next));
+                next += 1;
+            }
+            next
+        }))
+    })?;
+    Ok(words)
 }
 
 /// Fields of `access_many`.
@@ -171,10 +194,9 @@ impl PyImage {
         let ipa = elements("ipa", ipa)?;
         let el = self::el(el)?;
         let fwb = self.0.format().fwb();
-        let rows = py.detach(|| {
-            let answers = ipa.iter().map(|&ipa| self.0.access(Ipa::new(ipa), access.0, el));
-            answers.flat_map(|answer| answer_row(&answer, fwb)).collect::<Vec<_>>()
-        });
+        let rows = rows(py, ipa.len(), |index| {
+            answer_row(&self.0.access(Ipa::new(ipa[index]), access.0, el), fwb)
+        })?;
         PyArray1::from_vec(py, rows).call_method1("view", (dtype(py, &DTYPE, &ANSWER)?,))
     }
 }
@@ -265,7 +287,8 @@ pub fn read_syndromes<'py>(
         let message = format!("esr, far and hpfar must be equally long, not {a}, {b} and {c}");
         return Err(PyValueError::new_err(message));
     }
-    let faults = esr.iter().zip(far.iter()).zip(hpfar.iter());
-    let rows = faults.flat_map(|((&esr, &far), &hpfar)| syndrome_row(Esr::new(esr), far, hpfar));
-    PyArray1::from_vec(py, rows.collect()).call_method1("view", (dtype(py, &DTYPE, &SYNDROME)?,))
+    let rows = rows(py, esr.len(), |index| {
+        syndrome_row(Esr::new(esr[index]), far[index], hpfar[index])
+    })?;
+    PyArray1::from_vec(py, rows).call_method1("view", (dtype(py, &DTYPE, &SYNDROME)?,))
 }

@@ -13,8 +13,10 @@ use numpy::{
     Element, PyArray1, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyReadwriteArray1, PyUntypedArray,
     PyUntypedArrayMethods, dtype,
 };
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
 
 use super::convert::short;
 
@@ -68,7 +70,7 @@ pub fn elements(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Elements> {
         .flatten()
         .unwrap_or_default();
     memory.clear();
-    memory.extend_from_slice(array.try_readonly()?.as_slice()?);
+    append(&mut memory, &array)?;
     Ok(Elements(memory))
 }
 
@@ -76,7 +78,23 @@ pub fn elements(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Elements> {
 /// array do not matter.
 pub fn words(what: &str, obj: &Bound<'_, PyAny>, dimensions: usize) -> PyResult<(Vec<u64>, Vec<usize>)> {
     let array = checked(what, obj, dimensions)?;
-    Ok((array.to_vec()?, array.shape().to_vec()))
+    let mut memory = Vec::new();
+    append(&mut memory, &array)?;
+    Ok((memory, array.shape().to_vec()))
+}
+
+/// Copies the elements behind those in `memory`; too many for the machine's memory are refused as Python refuses them.
+fn append(memory: &mut Vec<u64>, array: &Bound<'_, PyArrayDyn<u64>>) -> PyResult<()> {
+    let array = array.try_readonly()?;
+    let elements = array.as_slice()?;
+    memory.try_reserve_exact(elements.len()).map_err(|_| no_memory())?;
+    memory.extend_from_slice(elements);
+    Ok(())
+}
+
+/// What Python says when memory is short.
+pub fn no_memory() -> PyErr {
+    PyMemoryError::new_err(())
 }
 
 /// A uint64 array with so many dimensions, in C order and aligned: the one given, or a copy.
@@ -100,12 +118,17 @@ fn checked<'py>(what: &str, obj: &Bound<'py, PyAny>, dimensions: usize) -> PyRes
         let message = format!("{what} must have {dimensions} dimension{plural}, not {}", array.ndim());
         return Err(PyValueError::new_err(message));
     }
-    // A plain copy where the layout is plain; else numpy makes an array whose layout is.
+    // A plain copy where the layout is plain; else numpy makes an array whose layout is. Not by a method of the array: those
+    // of a subclass may do and give anything.
+    static ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let plain = array.is_c_contiguous() && array.is_aligned();
     let tidy = if plain {
         obj.clone()
     } else {
-        obj.call_method1("copy", ("C",))?
+        let options = PyDict::new(py);
+        options.set_item("order", "C")?;
+        options.set_item("subok", false)?;
+        ARRAY.import(py, "numpy", "array")?.call((obj,), Some(&options))?
     };
     Ok(tidy.cast_into::<PyArrayDyn<u64>>()?)
 }
@@ -124,7 +147,10 @@ impl<'py, T: Element + Copy + Default> Answers<'py, T> {
         Ok(if len <= FEW {
             Self::Few(vec![T::default(); len])
         } else {
-            Self::Many(PyArray1::zeros(py, len, false).try_readwrite()?)
+            // Numpy itself says when there is no memory for so many.
+            static ZEROS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            let array = ZEROS.import(py, "numpy", "zeros")?.call1((len, dtype::<T>(py)))?;
+            Self::Many(array.cast_into::<PyArray1<T>>()?.try_readwrite()?)
         })
     }
 

@@ -3,8 +3,6 @@
 //! Everything about the arguments is checked before the first element is worked on.
 
 use core::ops::Range;
-use core::time::Duration;
-use std::time::Instant;
 
 use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
@@ -14,15 +12,13 @@ use super::answers::code;
 use super::arrays::{Answers, elements};
 use super::change::{attrs, options};
 use super::convert::{AccessArg, ExistingArg, LevelArg, MemTypeArg, ProtArg, SizeArg, SoftwareArg};
+use super::signals::in_parts;
 use super::sink::Sink;
 use super::stage2::PyStage2;
 use super::{error, types};
 use crate::arch::{Fault, Ipa, Level, Pa};
 use crate::memory::Arena;
 use crate::table::{Error, Existing, Handle, Local, Mapped, Stay};
-
-/// How long a call works between two looks for Ctrl-C.
-const BETWEEN_SIGNALS: Duration = Duration::from_millis(50);
 
 /// Elements worked on in one stay, during which no retired frame is freed.
 const BETWEEN_REPINS: usize = 256;
@@ -86,27 +82,24 @@ impl PyStage2 {
     ) -> PyResult<()> {
         // Also for an empty array: is it open?
         self.table(py)?;
-        let (mut start, count) = (0, addresses.len());
-        while start < count {
+        in_parts(py, addresses.len(), |part, until| {
             let work = &mut work;
             let done = self.detached(py, move |table| {
-                let begun = Instant::now();
+                let (mut start, count) = (part.start, part.end);
                 let mut stay = table.stay();
                 loop {
                     let end = count.min(start + BETWEEN_REPINS);
                     stay.prefetch(addresses[start..end].iter().map(|&ipa| Ipa::new(ipa)));
                     work(&stay, start..end)?;
-                    if end == count || begun.elapsed() > BETWEEN_SIGNALS {
+                    if end == count || until.is_over() {
                         return Ok(end);
                     }
                     start = end;
                     stay.repin();
                 }
             })?;
-            start = done.map_err(|refused| at_element(py, refused))?;
-            py.check_signals()?;
-        }
-        Ok(())
+            done.map_err(|refused| at_element(py, refused))
+        })
     }
 
     /// Bytes of each element: one page unless given.
@@ -146,7 +139,8 @@ impl PyStage2 {
     ///
     /// Notes
     /// -----
-    /// Releases the GIL. One epoch registration for the whole array; a range costs what `map` costs in Rust.
+    /// Releases the GIL. Ctrl-C ends it between two elements, as it does every call on an array: those before are done.
+    /// One epoch registration for the whole array; a range costs what `map` costs in Rust.
     ///
     /// Examples
     /// --------

@@ -2,8 +2,9 @@
 
 use core::time::Duration;
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyDict, PyList, PyString};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::convert::{Number, SizeArg};
@@ -20,10 +21,13 @@ impl BenchJob {
     /// Prepare the measurement of the named rows, or of all; nothing runs yet.
     #[new]
     #[pyo3(signature = (*, rows = None, rounds, size))]
-    fn new(py: Python<'_>, rows: Option<Vec<String>>, rounds: Number, size: SizeArg) -> PyResult<Self> {
+    fn new(py: Python<'_>, rows: Option<&Bound<'_, PyAny>>, rounds: Number, size: SizeArg) -> PyResult<Self> {
         let refused = |refused: BenchError| error::bench(py, &refused);
         let rows = match rows {
-            Some(names) => names.iter().map(|name| Row::named(name)).collect::<Result<_, _>>(),
+            Some(rows) => names(rows)?
+                .iter()
+                .map(|name| Row::named(name))
+                .collect::<Result<_, _>>(),
             None => Ok(ROWS.iter().collect()),
         };
         let run = Run::new(rows.map_err(refused)?, rounds.0, size.0).map_err(refused)?;
@@ -78,6 +82,14 @@ impl BenchJob {
         result.set_item("rows", rows)?;
         Ok(result)
     }
+}
+
+/// The texts in a sequence, one by one: however many it says that there are, there need not be.
+fn names(rows: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
+    if rows.is_instance_of::<PyString>() {
+        return Err(PyTypeError::new_err("rows must be several texts, not one"));
+    }
+    rows.try_iter()?.map(|row| row?.extract()).collect()
 }
 
 /// Processor time of the calling thread: a row never sleeps, and what others run meanwhile is not its cost.

@@ -5,6 +5,8 @@
 //! such as `"2MiB"`; that one is read by `s2pt.types.parse_size`, so that there is one grammar. Messages name the
 //! argument in the words of the Arm manual and the value in hex.
 
+use core::time::Duration;
+
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -14,7 +16,7 @@ use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 use super::error;
 use super::sink::Watch;
 use crate::arch::{AccessKind, BlockRule, Dialect, FaultKind, Granule, Ipa, Level, MemType, Pa, Prot};
-use crate::table::{Existing, Recording, Semantics, StallKind, WalkFlags};
+use crate::table::{Existing, Recording, Semantics, Stall, StallKind, WalkFlags};
 use crate::vm::replay::{Order, Sizes};
 use crate::vm::workload::LogKind;
 use crate::vm::{Backing, DirtyLogMode, Policy};
@@ -90,6 +92,23 @@ pub struct FlagsArg(pub WalkFlags);
 /// How a stalled TLBI waits.
 #[derive(Clone, Copy)]
 pub struct StallHow(pub StallKind);
+
+/// How long a TLBI stalls.
+#[derive(Clone, Copy)]
+pub struct StallFor(Duration);
+
+impl StallFor {
+    /// Not at all.
+    pub const NONE: Self = Self(Duration::ZERO);
+
+    /// Nobody can interrupt a TLBI: no longer than one bears to wait for Ctrl-C.
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    /// The stall, if there is one.
+    pub fn stall(self, how: StallHow) -> Option<Stall> {
+        (!self.0.is_zero()).then(|| Stall::new(self.0, how.0))
+    }
+}
 
 /// Whose invalid entries.
 #[derive(Clone, Copy)]
@@ -257,6 +276,7 @@ extract! {
     BlocksArg = |obj| choice(obj, "blocks", &[("arch", BlockRule::Architecture), ("kvm", BlockRule::Kvm)]);
     SemanticsArg = |obj| choice(obj, "semantics", &[("exact", Semantics::Exact), ("kvm", Semantics::Kvm)]);
     FlagsArg = flags;
+    StallFor = stall;
     StallHow = |obj| choice(obj, "stall_how", &[("sleep", StallKind::Sleep), ("spin", StallKind::Spin)]);
     PolicyArg = |obj| choice(obj, "policy", &Policy::ALL.map(|policy| (policy.name(), policy)));
     BackingArg = |obj| choice(obj, "backing", BACKINGS);
@@ -330,7 +350,10 @@ pub fn unsigned(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<u64> {
         return Ok(value as u64);
     }
     number.extract::<u64>().or_else(|_| {
+        // Of a subclass the value alone: what it says about itself may be anything.
+        let number = index(&number)?;
         let shown = number.call_method1(intern!(obj.py(), "__format__"), ("#x",))?;
+        let shown = cut(shown.to_string());
         let reason = if number.lt(0)? {
             "is negative"
         } else {
@@ -343,7 +366,6 @@ pub fn unsigned(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<u64> {
 /// `obj` as an int, asked for its value once. What would convert silently but is no integer is refused: `bool`, `float`,
 /// and everything without `__index__`.
 fn integer<'py>(what: &str, obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    static INDEX: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     // An `int` of a subclass is its own index: an `IntFlag` above all.
     if obj.is_instance_of::<PyInt>() && !obj.is_exact_instance_of::<PyBool>() {
         return Ok(obj.clone());
@@ -356,12 +378,22 @@ fn integer<'py>(what: &str, obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAn
         let message = format!("{what} must be an integer, not {} ({})", kind.name()?, short(obj));
         return Err(PyTypeError::new_err(message));
     }
-    INDEX.import(py, "operator", "index")?.call1((obj,))
+    index(obj)
+}
+
+/// `operator.index`: an exact int.
+fn index<'py>(obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    static INDEX: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    INDEX.import(obj.py(), "operator", "index")?.call1((obj,))
 }
 
 /// `repr(obj)`, cut to a length that fits in a message.
 pub fn short(obj: &Bound<'_, PyAny>) -> String {
-    let text = obj.repr().map_or_else(|_| String::from("?"), |repr| repr.to_string());
+    cut(obj.repr().map_or_else(|_| String::from("?"), |repr| repr.to_string()))
+}
+
+/// A text as long as fits in a message.
+fn cut(text: String) -> String {
     match text.char_indices().nth(60) {
         Some((cut, _)) => format!("{}...", &text[..cut]),
         None => text,
@@ -404,6 +436,18 @@ fn granule(obj: &Bound<'_, PyAny>) -> PyResult<Granule> {
 fn bits(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<u8> {
     let bits = unsigned(what, obj)?;
     u8::try_from(bits).map_err(|_| error::geometry(obj.py(), format!("{what} {bits} is not in 32..52")))
+}
+
+fn stall(obj: &Bound<'_, PyAny>) -> PyResult<Duration> {
+    let stall = Duration::from_nanos(unsigned("stall_tlbi_ns", obj)?);
+    if stall > StallFor::LONGEST {
+        let (value, most) = (stall.as_nanos(), StallFor::LONGEST.as_nanos());
+        return Err(error::option(
+            obj.py(),
+            format!("stall_tlbi_ns {value:#x} is beyond {most:#x}, one second"),
+        ));
+    }
+    Ok(stall)
 }
 
 fn slot_id(obj: &Bound<'_, PyAny>) -> PyResult<u32> {

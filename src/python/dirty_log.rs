@@ -5,14 +5,14 @@ use core::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use super::convert::{BackingArg, Number, PolicyArg, SizeArg, StallHow};
+use super::convert::{BackingArg, Number, PolicyArg, SizeArg, StallFor, StallHow};
 use super::job::Job;
 use super::open::OpenVm;
 use super::sink::{Sink, Watch};
 use super::{error, report};
 use crate::arch::{GeometryOptions, Ipa, Pa};
 use crate::sync::Arc;
-use crate::table::{Stall, Stats};
+use crate::table::Stats;
 use crate::vm::workload::{DirtyLog, DirtyLogReport};
 use crate::vm::{Machine, Slot};
 
@@ -36,6 +36,7 @@ pub struct Measured {
 /// Prepares a run over `slot` of a VM.
 pub fn prepare(vm: Arc<OpenVm>, slot: u32, run: DirtyLog) -> Job<Measured> {
     Job::new(move |control| {
+        let _inside = vm.enter();
         let report = run.run(&vm, slot, control)?;
         let handle = vm.stage2().handle();
         handle.drain();
@@ -58,7 +59,7 @@ impl DirtyLogJob {
     #[new]
     #[pyo3(signature = (
         *, vcpus, bytes_per_vcpu, iterations, backing, manual_protect, write_percent, random, seed, policy,
-        stall_tlbi_ns = Number(0), stall_how = StallHow::SLEEP
+        stall_tlbi_ns = StallFor::NONE, stall_how = StallHow::SLEEP
     ), text_signature = "(*, vcpus, bytes_per_vcpu, iterations, backing, manual_protect, write_percent, random, seed, \
         policy, stall_tlbi_ns=0, stall_how='sleep')")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
@@ -73,7 +74,7 @@ impl DirtyLogJob {
         random: bool,
         seed: Number,
         policy: PolicyArg,
-        stall_tlbi_ns: Number,
+        stall_tlbi_ns: StallFor,
         stall_how: StallHow,
     ) -> PyResult<Self> {
         let run = options(
@@ -102,7 +103,7 @@ impl DirtyLogJob {
             memory,
             ..Machine::default()
         };
-        let stall = (stall_tlbi_ns.0 > 0).then(|| Stall::new(Duration::from_nanos(stall_tlbi_ns.0), stall_how.0));
+        let stall = stall_tlbi_ns.stall(stall_how);
         let sink = Sink::new(Watch::Counting(Box::default()), stall);
         let vm = machine.build(sink).map_err(|refused| error::machine(py, refused))?;
         let slot = Slot::linear(SLOT, Ipa::new(BASE), memory, Pa::new(BASE));

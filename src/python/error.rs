@@ -232,7 +232,7 @@ pub fn failure(py: Python<'_>, failure: &Failure) -> PyErr {
         Failure::Replay(ReplayError::Event { .. } | ReplayError::Syndrome { .. } | ReplayError::NoSizes { .. }) => {
             trace(py, failure.to_string())
         }
-        Failure::Replay(_) | Failure::Panic(_) => base(py, failure.to_string()),
+        Failure::Replay(_) | Failure::NoThread(_) | Failure::Panic(_) => base(py, failure.to_string()),
     }
 }
 

@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use std::vec;
 
 use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
+use super::arrays::no_memory;
 use super::convert::{AccessArg, BlocksArg, DialectArg, IpaArg, Number, OnErrors, PaArg, short};
 use super::open::Table;
 use super::{error, explain, leaves, types};
@@ -58,11 +60,12 @@ impl Reader<'_> {
         if answer.is_none() {
             return Ok(None);
         }
-        let bytes = PyBuffer::<u8>::get(&answer)?.to_vec(answer.py())?;
-        if bytes.len() != 8 * words {
-            let message = format!("read({pa}, {:#x}) gave {:#x} bytes", 8 * words, bytes.len());
+        let buffer = PyBuffer::<u8>::get(&answer)?;
+        if buffer.item_count() != 8 * words {
+            let message = format!("read({pa}, {:#x}) gave {:#x} bytes", 8 * words, buffer.item_count());
             return Err(error::image(answer.py(), message));
         }
+        let bytes = buffer.to_vec(answer.py())?;
         let (words, _) = bytes.as_chunks::<8>();
         Ok(Some(words.iter().map(|word| u64::from_le_bytes(*word)).collect()))
     }
@@ -446,11 +449,21 @@ impl ImageLeaves {
 
 /// The bytes of an object that has some, copied.
 fn bytes(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-    let Ok(buffer) = PyBuffer::<u8>::get(obj) else {
-        let message = format!("{what} must be bytes, not {}", short(obj));
-        return Err(pyo3::exceptions::PyTypeError::new_err(message));
+    let py = obj.py();
+    let buffer = match PyBuffer::<u8>::get(obj) {
+        Ok(buffer) => buffer,
+        Err(refused) if refused.is_instance_of::<PyTypeError>(py) || refused.is_instance_of::<PyBufferError>(py) => {
+            let message = format!("{what} must be bytes, not {}", short(obj));
+            return Err(PyTypeError::new_err(message));
+        }
+        // An object may say anything when it is asked for its bytes.
+        Err(other) => return Err(other),
     };
-    buffer.to_vec(obj.py())
+    let (mut copied, count) = (Vec::new(), buffer.item_count());
+    copied.try_reserve_exact(count).map_err(|_| no_memory())?;
+    copied.resize(count, 0);
+    buffer.copy_to_slice(py, &mut copied)?;
+    Ok(copied)
 }
 
 /// What a live table was made for.

@@ -10,6 +10,8 @@ use std::time::Instant;
 use pyo3::prelude::*;
 
 use super::error;
+use super::fork::Presence;
+use super::signals::BETWEEN_SIGNALS;
 use crate::bench::BenchError;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, thread};
 use crate::vm::replay::ReplayError;
@@ -27,6 +29,9 @@ pub enum Failure {
     /// The measurement of the budget table refused or was cancelled.
     #[error(transparent)]
     Bench(#[from] BenchError),
+    /// The operating system gave no thread.
+    #[error("cannot start a thread: {0}")]
+    NoThread(std::io::Error),
     /// A thread panicked.
     #[error("internal error: {0}")]
     Panic(String),
@@ -44,6 +49,7 @@ struct Shared<R> {
     state: Mutex<State<R>>,
     ended: Condvar,
     control: Control,
+    presence: Presence,
 }
 
 /// A run that was prepared, is under way, or has ended. Dropping it asks the run to end.
@@ -56,6 +62,7 @@ impl<R: Send + Sync + 'static> Job<R> {
             state: Mutex::new(State::Ready(Box::new(work))),
             ended: Condvar::new(),
             control: Control::new(),
+            presence: Presence::new(),
         }))
     }
 
@@ -65,11 +72,21 @@ impl<R: Send + Sync + 'static> Job<R> {
 
     /// Starts the run and returns at once.
     pub fn start(&self, py: Python<'_>) -> PyResult<()> {
+        self.check(py)?;
         let mut state = self.state();
         match core::mem::replace(&mut *state, State::Running) {
             State::Ready(work) => {
                 let shared = Arc::clone(&self.0);
-                thread::spawn(move || shared.run(work));
+                // Before the thread is there: a fork in between must find it.
+                shared.presence.begin();
+                let started = thread::Builder::new().spawn(move || shared.run(work));
+                if let Err(refused) = started {
+                    let refused = Failure::NoThread(refused);
+                    let raised = error::failure(py, &refused);
+                    *state = State::Ended(Err(refused));
+                    self.0.presence.end();
+                    return Err(raised);
+                }
                 Ok(())
             }
             other => {
@@ -79,26 +96,42 @@ impl<R: Send + Sync + 'static> Job<R> {
         }
     }
 
-    /// Waits until the run has ended, `seconds` at most; whether it has. Detached.
+    /// Refuses a run that goes on in another process.
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.presence.check(py, "job")
+    }
+
+    /// Waits until the run has ended, `seconds` at most; whether it has. Detached, with a look for Ctrl-C now and then.
     pub fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
         // Whatever is no duration is none: a negative one, NaN; and nobody waits for longer than a year.
         let longest = Duration::try_from_secs_f64(seconds.clamp(0.0, 3.2e7)).unwrap_or_default();
-        py.detach(|| {
-            let deadline = Instant::now() + longest;
-            let mut state = self.state();
-            loop {
-                let left = deadline.saturating_duration_since(Instant::now());
-                match *state {
-                    State::Ended(_) => return Some(true),
-                    State::Ready(_) => return None,
-                    State::Running if left.is_zero() => return Some(false),
-                    State::Running => {}
-                }
-                let waited = self.0.ended.wait_timeout(state, left);
-                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let deadline = Instant::now() + longest;
+        loop {
+            self.check(py)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match py.detach(|| self.has_ended_within(left.min(BETWEEN_SIGNALS))) {
+                None => return Err(error::base(py, String::from("the job was not started"))),
+                Some(false) if left > BETWEEN_SIGNALS => py.check_signals()?,
+                Some(ended) => return Ok(ended),
             }
-        })
-        .ok_or_else(|| error::base(py, String::from("the job was not started")))
+        }
+    }
+
+    /// Whether the run has ended when so much time is over; None if it was not started.
+    fn has_ended_within(&self, time: Duration) -> Option<bool> {
+        let deadline = Instant::now() + time;
+        let mut state = self.state();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match *state {
+                State::Ended(_) => return Some(true),
+                State::Ready(_) => return None,
+                State::Running if left.is_zero() => return Some(false),
+                State::Running => {}
+            }
+            let waited = self.0.ended.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// Steps done, and steps in all (0 before they were counted).
@@ -113,6 +146,7 @@ impl<R: Send + Sync + 'static> Job<R> {
 
     /// What the run found.
     pub fn result(&self, py: Python<'_>) -> PyResult<Arc<R>> {
+        self.check(py)?;
         match &*self.state() {
             State::Ended(Ok(result)) => Ok(Arc::clone(result)),
             State::Ended(Err(failure)) => Err(error::failure(py, failure)),
@@ -131,6 +165,7 @@ impl<R> Shared<R> {
         };
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Ended(ended);
         self.ended.notify_all();
+        self.presence.end();
     }
 }
 

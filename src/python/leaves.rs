@@ -4,6 +4,7 @@ use numpy::{PyArray1, PyArrayDescr};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::arrays::no_memory;
 use super::sink::Sink;
 use crate::arch::{Ipa, Level, Pa, Prot, Pte};
 use crate::memory::Arena;
@@ -30,14 +31,39 @@ pub fn dtype(py: Python<'_>) -> PyResult<Bound<'_, PyArrayDescr>> {
     Ok(made.bind(py).clone())
 }
 
+/// Words, row after row, until the machine's memory is full.
+#[derive(Debug, Default)]
+struct Words {
+    words: Vec<u64>,
+    full: bool,
+}
+
+impl Words {
+    fn add(&mut self, row: &[u64]) {
+        if self.full || self.words.try_reserve(row.len()).is_err() {
+            self.full = true;
+        } else {
+            self.words.extend_from_slice(row);
+        }
+    }
+
+    /// The words as a structured array that owns them.
+    fn into_array<'py>(self, py: Python<'py>, dtype: Bound<'py, PyArrayDescr>) -> PyResult<Bound<'py, PyAny>> {
+        if self.full {
+            return Err(no_memory());
+        }
+        PyArray1::from_vec(py, self.words).call_method1("view", (dtype,))
+    }
+}
+
 /// Rows, row after row.
 #[derive(Debug, Default)]
-pub struct Rows(Vec<u64>);
+pub struct Rows(Words);
 
 impl Rows {
     /// None.
-    pub const fn new() -> Self {
-        Self(Vec::new())
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// The leaves that a range of a live table touches, whole, in ascending order.
@@ -47,7 +73,7 @@ impl Rows {
         table.for_each_leaf(ipa.get(), end, |leaf| {
             // A peer may merge pages into a block while they are collected: the walk meets them again, as one.
             while rows.last_ipa().is_some_and(|last| last >= leaf.ipa.get()) {
-                rows.0.truncate(rows.0.len() - FIELDS.len());
+                rows.0.words.truncate(rows.0.words.len() - FIELDS.len());
             }
             rows.push(&leaf);
         })?;
@@ -55,7 +81,7 @@ impl Rows {
     }
 
     fn last_ipa(&self) -> Option<u64> {
-        self.0.rchunks_exact(FIELDS.len()).next().map(|row| row[0])
+        self.0.words.rchunks_exact(FIELDS.len()).next().map(|row| row[0])
     }
 
     /// Adds a leaf of a live table.
@@ -75,7 +101,7 @@ impl Rows {
     #[expect(clippy::too_many_arguments, reason = "the fields of a row")]
     pub fn add(&mut self, ipa: Ipa, size: u64, pa: Pa, level: Level, prot: Prot, software: u8, raw: Pte) {
         let bits = raw.raw();
-        self.0.extend([
+        self.0.add(&[
             ipa.get(),
             size,
             pa.get(),
@@ -90,7 +116,7 @@ impl Rows {
 
     /// The rows as a structured array that owns them.
     pub fn into_array(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-        PyArray1::from_vec(py, self.0).call_method1("view", (dtype(py)?,))
+        self.0.into_array(py, dtype(py)?)
     }
 }
 
@@ -101,23 +127,23 @@ static RAW_DTYPE: PyOnceLock<Py<PyArrayDescr>> = PyOnceLock::new();
 
 /// Entries, row after row.
 #[derive(Debug, Default)]
-pub struct RawRows(Vec<u64>);
+pub struct RawRows(Words);
 
 impl RawRows {
     /// None.
-    pub const fn new() -> Self {
-        Self(Vec::new())
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Adds an entry.
     pub fn push(&mut self, entry: &table::Raw) {
         self.0
-            .extend([entry.ipa.get(), i64::from(entry.level.get()) as u64, entry.pte.raw()]);
+            .add(&[entry.ipa.get(), i64::from(entry.level.get()) as u64, entry.pte.raw()]);
     }
 
     /// The rows as a structured array that owns them.
     pub fn into_array(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         let dtype = RAW_DTYPE.get_or_try_init(py, || PyArrayDescr::new(py, RAW_FIELDS.to_vec()).map(Bound::unbind))?;
-        PyArray1::from_vec(py, self.0).call_method1("view", (dtype.bind(py),))
+        self.0.into_array(py, dtype.bind(py).clone())
     }
 }

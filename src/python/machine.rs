@@ -21,6 +21,23 @@ enum Walked {
     Vm(Arc<OpenVm>),
 }
 
+impl Walked {
+    /// Does `work` away from the interpreter.
+    fn away<R: Send>(&self, py: Python<'_>, work: impl FnOnce() -> R + Send) -> PyResult<R> {
+        let _inside = match self {
+            Self::Table(open) => {
+                open.check(py)?;
+                open.enter()
+            }
+            Self::Vm(vm) => {
+                vm.check(py)?;
+                vm.enter()
+            }
+        };
+        Ok(py.detach(work))
+    }
+}
+
 /// Simulated hardware that judges the software: CPUs with TLBs that walk a live table.
 ///
 /// From now on every step of the table takes effect on the CPUs as late, and in as bad an order, as the architecture allows.
@@ -171,8 +188,8 @@ impl PyMachine {
     /// Look whether any CPU holds, or uses, more than the table gives, and whether what hardware noted is still there.
     ///
     /// Nothing else may run meanwhile. Returns how many violations that added.
-    fn audit(&self, py: Python<'_>) -> u64 {
-        py.detach(|| self.machine.audit())
+    fn audit(&self, py: Python<'_>) -> PyResult<u64> {
+        self.walked.away(py, || self.machine.audit())
     }
 
     /// The same for a range, by who knows that nobody is changing what it translates to.
@@ -188,14 +205,14 @@ impl PyMachine {
     /// -------
     /// int
     ///     How many violations that added.
-    fn check(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> u64 {
-        py.detach(|| self.machine.check(&self.port, ipa.0, size.0))
+    fn check(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<u64> {
+        self.walked.away(py, || self.machine.check(&self.port, ipa.0, size.0))
     }
 
     /// Take what hardware noted of a range: who has just taken rights, access flags or mappings away there says so, since
     /// what is then missing was not lost.
-    fn forget(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) {
-        py.detach(|| self.machine.forget(&self.port, ipa.0, size.0));
+    fn forget(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<()> {
+        self.walked.away(py, || self.machine.forget(&self.port, ipa.0, size.0))
     }
 
     /// The last happenings, a list of `s2pt.machine.LogEntry` in order.
@@ -244,7 +261,7 @@ impl PyMachine {
             let message = format!("size {:#x}: at most {:#x} bytes at a time", size.0, 1u64 << 30);
             return Err(error::option(py, message));
         }
-        let bytes = py.detach(|| self.machine.ram().bytes(pa.0, size.0));
+        let bytes = self.walked.away(py, || self.machine.ram().bytes(pa.0, size.0))?;
         let missing = || error::address(py, format!("no memory at all of {} of size {:#x}", pa.0, size.0));
         Ok(pyo3::types::PyBytes::new(py, &bytes.ok_or_else(missing)?))
     }
@@ -311,12 +328,12 @@ impl PyCpu {
     fn execute(&self, py: Python<'_>, access: Access) -> PyResult<u64> {
         match &self.walked {
             Walked::Table(_) => {
-                let done = py.detach(|| self.cpu.access(access));
+                let done = self.walked.away(py, || self.cpu.access(access))?;
                 done.map_err(|refused| error::fault(py, &refused))
             }
             Walked::Vm(vm) => {
-                let done = py
-                    .detach(|| vm.vcpu(|vcpu| self.cpu.run(access, |fault| handled(vcpu.handle_fault(fault)?, fault))));
+                let run = || vm.vcpu(|vcpu| self.cpu.run(access, |fault| handled(vcpu.handle_fault(fault)?, fault)));
+                let done = self.walked.away(py, run)?;
                 match done {
                     Ok(Ok(value)) => Ok(value),
                     Ok(Err(fault)) => Err(error::fault(py, &fault)),
@@ -406,18 +423,18 @@ impl PyCpu {
         text_signature = "($self, ipa, access='r', value=0, size=8)")]
     fn begin(&self, py: Python<'_>, ipa: IpaArg, access: AccessArg, value: Number, size: Number) -> PyResult<()> {
         let begun = self::access(py, ipa, access.0, size, value.0)?;
-        let done = py.detach(|| self.cpu.begin(begun));
+        let done = self.walked.away(py, || self.cpu.begin(begun))?;
         done.map_err(|refused| error::fault(py, &refused))
     }
 
     /// Let the access in flight reach memory: what it read, or None if there is none, or it has.
-    fn finish(&self, py: Python<'_>) -> Option<u64> {
-        py.detach(|| self.cpu.finish())
+    fn finish(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+        self.walked.away(py, || self.cpu.finish())
     }
 
     /// Read the translation of an address ahead of any access, as hardware may at any time.
-    fn speculate(&self, py: Python<'_>, ipa: IpaArg) {
-        py.detach(|| self.cpu.speculate(ipa.0));
+    fn speculate(&self, py: Python<'_>, ipa: IpaArg) -> PyResult<()> {
+        self.walked.away(py, || self.cpu.speculate(ipa.0))
     }
 
     /// Call `function()` on this CPU: local TLBIs of what it does to the table are this CPU's. Returns what it returns.

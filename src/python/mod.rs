@@ -15,6 +15,7 @@ mod dirty_log;
 mod error;
 mod events;
 mod explain;
+mod fork;
 mod history;
 mod hook;
 mod image;
@@ -28,6 +29,7 @@ mod query;
 mod replay;
 mod report;
 mod results;
+mod signals;
 mod sink;
 mod stage2;
 mod types;
@@ -105,6 +107,7 @@ mod _core {
         let py = module.py();
         py.import("numpy")?;
         super::error::initialise(py)?;
+        super::fork::watch(py)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("LEAF_DTYPE", super::leaves::dtype(py)?)
     }

@@ -9,11 +9,14 @@ use core::cell::RefCell;
 use core::ops::Deref;
 use std::thread_local;
 
+use pyo3::prelude::*;
+
+use super::fork::{Inside, Presence};
 use super::sink::Sink;
 use crate::arch::Pa;
 use crate::machine::{Regime, Walk};
 use crate::memory::Arena;
-use crate::sync::AtomicU64;
+use crate::sync::{Arc, AtomicU64};
 use crate::table::{Handle, Local, Stage2};
 use crate::vm::{Parked, Policy, Vcpu, Vm};
 
@@ -28,18 +31,67 @@ const REMEMBERED: usize = 4;
 
 thread_local! {
     /// The last one used stands last.
-    static REGISTRATIONS: RefCell<Vec<Local>> = const { RefCell::new(Vec::new()) };
+    static REGISTRATIONS: RefCell<Vec<Kept<Local>>> = const { RefCell::new(Vec::new()) };
     /// Likewise; a vCPU at work is not among them.
-    static VCPUS: RefCell<Vec<Parked>> = const { RefCell::new(Vec::new()) };
+    static VCPUS: RefCell<Vec<Kept<Parked>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a thread remembers of an object. It gives it up when it ends, after Python has called it gone, and is at work in
+/// the object once more meanwhile.
+struct Kept<T> {
+    /// There until it is given up.
+    thing: Option<T>,
+    presence: Arc<Presence>,
+}
+
+impl<T> Kept<T> {
+    fn new(thing: T, presence: &Arc<Presence>) -> Self {
+        Self {
+            thing: Some(thing),
+            presence: Arc::clone(presence),
+        }
+    }
+}
+
+impl<T> Drop for Kept<T> {
+    fn drop(&mut self) {
+        if let Some(thing) = self.thing.take() {
+            let _inside = self.presence.enter();
+            drop(thing);
+        }
+    }
 }
 
 /// A table and the promise to tidy up behind it.
-pub struct Open(Table);
+pub struct Open {
+    table: Table,
+    presence: Arc<Presence>,
+}
 
 impl Open {
     /// Opens a table.
-    pub const fn new(table: Table) -> Self {
-        Self(table)
+    pub fn new(table: Table) -> Self {
+        Self {
+            table,
+            presence: Arc::new(Presence::new()),
+        }
+    }
+
+    /// Refuses a table that a fork left half changed.
+    #[inline]
+    pub fn check(&self, py: Python<'_>) -> PyResult<()> {
+        self.presence.check(py, "Stage2")
+    }
+
+    /// The calling thread is at work away from the interpreter until the result goes.
+    pub fn enter(&self) -> Inside<'_> {
+        self.presence.enter()
+    }
+
+    /// Runs `work` as [`work`](Self::work) does, away from the interpreter.
+    pub fn detached<R: Send>(&self, py: Python<'_>, work: impl FnOnce(&Handle<'_, Arena, Sink>) -> R + Send) -> R {
+        let _inside = self.enter();
+        py.detach(|| self.work(work))
     }
 
     /// Runs `work` on a handle of the calling thread.
@@ -52,18 +104,19 @@ impl Open {
     }
 
     #[inline]
-    fn remembered(&self, all: &[Local]) -> Option<Handle<'_, Arena, Sink>> {
-        all.iter().rev().find_map(|local| self.0.handle_of(local))
+    fn remembered(&self, all: &[Kept<Local>]) -> Option<Handle<'_, Arena, Sink>> {
+        let locals = all.iter().rev().filter_map(|kept| kept.thing.as_ref());
+        locals.into_iter().find_map(|local| self.table.handle_of(local))
     }
 
     /// Registers the calling thread, and remembers that.
     #[cold]
     fn registered(&self) -> Handle<'_, Arena, Sink> {
-        let local = self.0.register();
-        let handle = self.0.handle_of(&local);
-        let _ = REGISTRATIONS.try_with(|all| remember(all, local));
+        let local = self.table.register();
+        let handle = self.table.handle_of(&local);
+        let _ = REGISTRATIONS.try_with(|all| remember(all, Kept::new(local, &self.presence)));
         // It is of this table: it was just made.
-        handle.unwrap_or_else(|| self.0.handle())
+        handle.unwrap_or_else(|| self.table.handle())
     }
 }
 
@@ -84,52 +137,91 @@ impl Deref for Open {
     type Target = Table;
 
     fn deref(&self) -> &Table {
-        &self.0
+        &self.table
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // Retired frames hold on to the table's memory, and registrations that threads remember to the retired frames.
-        self.0.handle().drain();
+        // Retired frames hold on to the table's memory, and registrations that threads remember to the retired frames. Where
+        // a fork left a thread's pin behind, they would never go: then the memory is the process's until its end.
+        if self.presence.is_whole() {
+            self.table.handle().drain();
+        }
     }
 }
 
 /// A VM and the promise to tidy up behind it.
-pub struct OpenVm(Machine);
+pub struct OpenVm {
+    vm: Machine,
+    presence: Arc<Presence>,
+}
 
 impl OpenVm {
     /// Opens a VM.
-    pub const fn new(vm: Machine) -> Self {
-        Self(vm)
+    pub fn new(vm: Machine) -> Self {
+        Self {
+            vm,
+            presence: Arc::new(Presence::new()),
+        }
+    }
+
+    /// Refuses a VM that a fork left half changed.
+    #[inline]
+    pub fn check(&self, py: Python<'_>) -> PyResult<()> {
+        self.presence.check(py, "Vm")
+    }
+
+    /// The calling thread is at work away from the interpreter until the result goes.
+    pub fn enter(&self) -> Inside<'_> {
+        self.presence.enter()
     }
 
     /// Runs `work` on a vCPU of the calling thread, whose counters start at zero.
     #[inline]
     pub fn vcpu<R>(&self, work: impl FnOnce(&mut Vcpu<'_, Arena, Sink>) -> R) -> R {
         let remembered = VCPUS.try_with(|all| self.remembered(&mut all.borrow_mut()));
-        let mut vcpu = remembered.ok().flatten().unwrap_or_else(|| self.0.vcpu());
+        let mut vcpu = remembered.ok().flatten().unwrap_or_else(|| self.vm.vcpu());
         let done = work(&mut vcpu);
         // A thread that is ending remembers nothing.
-        let _ = VCPUS.try_with(|all| remember(all, vcpu.park()));
+        let _ = VCPUS.try_with(|all| self.remember(all, vcpu.park()));
         done
     }
 
     #[inline(always)]
-    fn remembered(&self, all: &mut Vec<Parked>) -> Option<Vcpu<'_, Arena, Sink>> {
-        // Mostly the last one, which is tried without a look.
+    fn remembered(&self, all: &mut [Kept<Parked>]) -> Option<Vcpu<'_, Arena, Sink>> {
+        // Mostly the last one, which is tried without a look. Its place stays, empty, behind all others.
         for place in (0..all.len()).rev() {
-            match self.0.unpark(all.remove(place)) {
-                Ok(vcpu) => return Some(vcpu),
-                Err(other) => all.insert(place, other),
+            let Some(parked) = all[place].thing.take() else {
+                continue;
+            };
+            match self.vm.unpark(parked) {
+                Ok(vcpu) => {
+                    all[place..].rotate_left(1);
+                    return Some(vcpu);
+                }
+                Err(other) => all[place].thing = Some(other),
             }
         }
         None
     }
 
+    /// Remembers a vCPU: in the place that it left, or in one of its own.
+    #[inline(always)]
+    fn remember(&self, all: &RefCell<Vec<Kept<Parked>>>, parked: Parked) {
+        if let Some(last) = all.borrow_mut().last_mut()
+            && last.thing.is_none()
+            && Arc::ptr_eq(&last.presence, &self.presence)
+        {
+            last.thing = Some(parked);
+            return;
+        }
+        remember(all, Kept::new(parked, &self.presence));
+    }
+
     /// Whether a fault may wait: for a lock, or for a TLBI that stalls.
     pub fn may_wait(&self) -> bool {
-        self.0.config().policy != Policy::Lockless || self.0.stage2().tlb().stalls()
+        self.vm.config().policy != Policy::Lockless || self.vm.stage2().tlb().stalls()
     }
 }
 
@@ -137,14 +229,16 @@ impl Deref for OpenVm {
     type Target = Machine;
 
     fn deref(&self) -> &Machine {
-        &self.0
+        &self.vm
     }
 }
 
 impl Drop for OpenVm {
     fn drop(&mut self) {
         // As for a table.
-        self.0.stage2().handle().drain();
+        if self.presence.is_whole() {
+            self.vm.stage2().handle().drain();
+        }
     }
 }
 
@@ -165,4 +259,4 @@ macro_rules! walked {
     )*};
 }
 
-walked!(Open => |open| &open.0, OpenVm => |open| open.0.stage2());
+walked!(Open => |open| &open.table, OpenVm => |open| open.vm.stage2());

@@ -2,20 +2,21 @@
 
 use core::mem;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::vec;
 
 use super::convert::{AccessArg, IpaArg, SizeArg};
+use super::hook;
 use super::image::PyImage;
-use super::open::Open;
 use super::ptdump::StyleArg;
 use super::sink::{Sink, Watch};
 use super::stage2::PyStage2;
 use super::{error, events, explain, image, leaves, types};
 use crate::arch::{El, Ipa};
 use crate::memory::Arena;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, TryLockError};
 use crate::table::{Error, Handle, Mapping};
 
 /// Leaves that the iterator collects at a time: few at first, for those who look at the first one only.
@@ -212,11 +213,9 @@ impl PyStage2 {
     /// [Difference(ipa=0x40000000, size=2MiB, permission)]
     fn image(&self, py: Python<'_>) -> PyResult<PyImage> {
         let open = self.table(py)?;
-        let copied = py.detach(|| {
-            open.work(|table| {
-                let _stay = table.stay();
-                image::own(&open)?.to_dump()
-            })
+        let copied = open.detached(py, |table| {
+            let _stay = table.stay();
+            image::own(&open)?.to_dump()
         });
         let bytes = copied.map_err(|refused| error::dump(py, &refused))?;
         PyImage::of_dump(py, bytes, image::own_options(&open))
@@ -320,6 +319,11 @@ impl PyStage2 {
     ///
     /// Waits for the calls of other threads that were under way, at most.
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
+        // The frees that it would wait for come after the call that the function is told of.
+        if hook::inside() {
+            let message = "drain waits for the very call that the sink is told of: call it elsewhere";
+            return Err(error::base(py, message.into()));
+        }
         self.detached(py, |table| table.drain())
     }
 
@@ -448,15 +452,32 @@ impl LeafIterator {
 impl LeafIterator {
     fn advance(&self, py: Python<'_>) -> PyResult<Option<Mapping>> {
         let table = self.table.get().table(py)?;
-        let advance = || {
+        let patient = self.table.get().is_patient();
+        if hook::inside() {
+            // The call that the sink's function is told of may be this iterator's own.
+            let mut cursor = match self.cursor.try_lock() {
+                Ok(cursor) => cursor,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(PyValueError::new_err("this iterator is giving its next leaf already"));
+                }
+            };
+            let found = table.work(|handle| cursor.advance(&handle.without_waiting()));
+            return found.map_err(|refused| error::table(py, refused));
+        }
+        let advance = |handle: &Handle<'_, Arena, Sink>| {
             let mut cursor = self.cursor.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            cursor.advance(&table)
+            if patient {
+                cursor.advance(handle)
+            } else {
+                cursor.advance(&handle.without_waiting())
+            }
         };
         // A peer may hold an entry until a function, its sink, gets the GIL. Nobody waits for the cursor while attached then.
         let collected = if table.tlb().stalls() {
-            py.detach(advance)
+            table.detached(py, advance)
         } else {
-            advance()
+            table.work(advance)
         };
         collected.map_err(|refused| error::table(py, refused))
     }
@@ -464,7 +485,7 @@ impl LeafIterator {
 
 impl Cursor {
     /// The next leaf, from what was collected or from the table.
-    fn advance(&mut self, table: &Open) -> Result<Option<Mapping>, Error> {
+    fn advance(&mut self, table: &Handle<'_, Arena, Sink>) -> Result<Option<Mapping>, Error> {
         if let Some(leaf) = self.ready.next() {
             return Ok(Some(leaf));
         }
@@ -473,8 +494,7 @@ impl Cursor {
         }
         let step = mem::replace(&mut self.step, STEP);
         let (start, size) = (Ipa::new(self.next), self.end - self.next);
-        let found =
-            table.work(|handle| -> Result<Vec<_>, Error> { Ok(handle.leaves(start, size)?.take(step).collect()) })?;
+        let found: Vec<_> = table.leaves(start, size)?.take(step).collect();
         self.next = if found.len() < step {
             self.end
         } else {

@@ -8,12 +8,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use super::arrays;
-use super::convert::{GranuleArg, IpaBits, LevelArg, Number, OrderArg, PolicyArg, SemanticsArg, SizesArg, StallHow};
+use super::convert::{
+    GranuleArg, IpaBits, LevelArg, Number, OrderArg, PolicyArg, SemanticsArg, SizesArg, StallFor, StallHow,
+};
 use super::job::Job;
 use super::sink::{Sink, Watch};
 use super::{error, report};
 use crate::arch::GeometryOptions;
-use crate::table::{Mapping, Stall};
+use crate::table::Mapping;
 use crate::vm::replay::{COLUMNS, Event, Replay, ReplayReport};
 use crate::vm::{Backing, Machine};
 
@@ -33,7 +35,7 @@ impl ReplayJob {
     /// Prepare a replay on a VM of its own; nothing runs yet. `events` holds the rows, 21 words each, and is copied.
     #[new]
     #[pyo3(signature = (
-        events, *, ipa_bits, granule, start_level, lpa2, policy, order, sizes, semantics = SemanticsArg::EXACT, threads = None, stall_tlbi_ns = Number(0),
+        events, *, ipa_bits, granule, start_level, lpa2, policy, order, sizes, semantics = SemanticsArg::EXACT, threads = None, stall_tlbi_ns = StallFor::NONE,
         stall_how = StallHow::SLEEP
     ), text_signature = "(events, *, ipa_bits, granule, start_level, lpa2, policy, order, sizes, semantics='exact', threads=None, \
         stall_tlbi_ns=0, stall_how='sleep')")]
@@ -50,7 +52,7 @@ impl ReplayJob {
         sizes: SizesArg,
         semantics: SemanticsArg,
         threads: Option<Number>,
-        stall_tlbi_ns: Number,
+        stall_tlbi_ns: StallFor,
         stall_how: StallHow,
     ) -> PyResult<Self> {
         let events = rows(py, events)?;
@@ -69,7 +71,7 @@ impl ReplayJob {
             backing: Backing::Huge1G,
             ..Machine::default()
         };
-        let stall = (stall_tlbi_ns.0 > 0).then(|| Stall::new(Duration::from_nanos(stall_tlbi_ns.0), stall_how.0));
+        let stall = stall_tlbi_ns.stall(stall_how);
         let sink = Sink::new(Watch::Counting(Box::default()), stall);
         let vm = machine.build(sink).map_err(|refused| error::machine(py, refused))?;
         let replay = Replay {

@@ -4,22 +4,21 @@
 //! clones the `Arc` and works on that: `close()` takes the table away from later calls and never from one under way.
 //! Changes are in `change.rs`, questions in `query.rs`, whole arrays in `batch.rs`.
 
-use core::time::Duration;
-
 use pyo3::prelude::*;
 use pyo3::types::PyAny;
 
 use super::convert::{
-    BlocksArg, GranuleArg, IpaArg, IpaBits, LevelArg, Number, PaBits, SemanticsArg, StallHow, Vmid, WatchArg, unsigned,
+    BlocksArg, GranuleArg, IpaArg, IpaBits, LevelArg, Number, PaBits, SemanticsArg, StallFor, StallHow, Vmid, WatchArg,
+    unsigned,
 };
-use super::hook::Hook;
+use super::hook::{self, Hook};
 use super::open::{Open, Table};
 use super::sink::{Sink, Watch};
 use super::{error, types};
 use crate::arch::{BlockRule, Geometry, GeometryOptions, Granule, Pa, Pte};
 use crate::memory::{Arena, ArenaOptions, TableMemory};
 use crate::sync::{Arc, RwLock};
-use crate::table::{Config, Handle, Stall};
+use crate::table::{Config, Handle};
 
 /// Bytes of the range, in pages, from which on a call may take more than about 10 microseconds: then it detaches.
 pub const LONG: u64 = 1024;
@@ -66,7 +65,9 @@ const FIRST_FRAME: u64 = 1 << 32;
 /// sink : str or callable, optional
 ///     ``"counting"`` counts the maintenance that the operations ask for (`counts`), ``"recording"`` keeps it (`events`).
 ///     A function is called as ``sink(kind, fields)`` (as in `s2pt.events.Event`) for each TLBI of stage 2, cache
-///     operation, table frame and store that replaces something, at the moment when it happens; in a TLBI the entry is held, so it may use the table through `without_waiting` only.
+///     operation, table frame and store that replaces something, at the moment when it happens; in a TLBI the
+///     entry is held. Whatever the function calls waits for nobody, as through `without_waiting`; it may not `drain`. What it
+///     raises is reported as what a destructor raises: the operation goes on.
 /// stall_tlbi_ns : int
 ///     How long each stage-2 TLBI makes its caller wait, in nanoseconds: what it costs on a large machine.
 /// stall_how : str
@@ -105,8 +106,11 @@ impl PyStage2 {
     /// The table, or ClosedError.
     pub fn table(&self, py: Python<'_>) -> PyResult<Arc<Open>> {
         let slot = self.table.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        slot.clone()
-            .ok_or_else(|| error::closed(py, String::from("this Stage2 was closed")))
+        let table = slot.clone();
+        drop(slot);
+        let table = table.ok_or_else(|| error::closed(py, String::from("this Stage2 was closed")))?;
+        table.check(py)?;
+        Ok(table)
     }
 
     /// Runs `work` on a handle of the calling thread; detached from the interpreter if `bytes` or the sink make it long.
@@ -120,7 +124,7 @@ impl PyStage2 {
         let long = bytes > LONG * table.config().geometry.granule().size() || table.tlb().stalls();
         let work = self.patiently(work);
         Ok(if long {
-            py.detach(move || table.work(work))
+            table.detached(py, work)
         } else {
             table.work(work)
         })
@@ -134,7 +138,12 @@ impl PyStage2 {
     ) -> PyResult<R> {
         let table = self.table(py)?;
         let work = self.patiently(work);
-        Ok(py.detach(move || table.work(work)))
+        Ok(table.detached(py, work))
+    }
+
+    /// Whether a call made now may wait for what a peer holds. In a sink's function the peer may be the caller himself.
+    pub fn is_patient(&self) -> bool {
+        self.patient && !hook::inside()
     }
 
     /// `work` on a handle that waits or does not, as this object's calls do.
@@ -142,7 +151,7 @@ impl PyStage2 {
         &self,
         work: impl FnOnce(&Handle<'_, Arena, Sink>) -> R + Send,
     ) -> impl FnOnce(&Handle<'_, Arena, Sink>) -> R + Send {
-        let patient = self.patient;
+        let patient = self.is_patient();
         move |handle: &Handle<'_, Arena, Sink>| {
             if patient {
                 work(handle)
@@ -159,7 +168,7 @@ impl PyStage2 {
     #[pyo3(signature = (
         ipa_bits = IpaBits(40), granule = GranuleArg(Granule::K4), pa_bits = PaBits(48), *, start_level = None, lpa2 = false, fwb = false, xnx = false,
         blocks = None, semantics = SemanticsArg::EXACT, vmid = Vmid(1), frames = None, tlbi_range = true, ha = true, hd = false, sink = None,
-        stall_tlbi_ns = Number(0), stall_how = StallHow::SLEEP
+        stall_tlbi_ns = StallFor::NONE, stall_how = StallHow::SLEEP
     ), text_signature = "(ipa_bits=40, granule='4KiB', pa_bits=48, *, start_level=None, lpa2=False, fwb=False, \
         xnx=False, blocks=None, semantics='exact', vmid=1, frames=None, tlbi_range=True, ha=True, hd=False, sink=None, \
         stall_tlbi_ns=0, stall_how='sleep')")]
@@ -181,7 +190,7 @@ impl PyStage2 {
         ha: bool,
         hd: bool,
         sink: Option<&Bound<'_, PyAny>>,
-        stall_tlbi_ns: Number,
+        stall_tlbi_ns: StallFor,
         stall_how: StallHow,
     ) -> PyResult<Self> {
         let kvm = semantics.0.is_kvm();
@@ -216,7 +225,7 @@ impl PyStage2 {
             }
         };
         let quota = frames.map(|frames| unsigned("frames", frames)).transpose()?;
-        let stall = (stall_tlbi_ns.0 > 0).then(|| Stall::new(Duration::from_nanos(stall_tlbi_ns.0), stall_how.0));
+        let stall = stall_tlbi_ns.stall(stall_how);
         let sink = Sink::new(watch(sink)?, stall);
         let arena = Arena::new(room(&geometry, quota)).map_err(|refused| error::arena(py, refused))?;
         let table = Table::new(config, arena, sink).map_err(|refused| error::table(py, refused))?;
@@ -320,6 +329,8 @@ impl PyStage2 {
     /// ------
     /// AddressError, LevelError
     ///     An argument is wrong.
+    /// OptionError
+    ///     The value is a table descriptor.
     /// NotMappedError
     ///     The walk ends above that level.
     ///
@@ -331,6 +342,14 @@ impl PyStage2 {
     /// '0x400000800007fd'
     #[pyo3(signature = (ipa, level, value))]
     fn poke(&self, py: Python<'_>, ipa: IpaArg, level: LevelArg, value: Number) -> PyResult<u64> {
+        if Pte::from_raw(value.0).is_table(level.0) {
+            // Nobody who follows it would look where it leads.
+            let message = format!(
+                "value {:#x} is a table descriptor: poke writes no way out of the table",
+                value.0
+            );
+            return Err(error::option(py, message));
+        }
         let old = self.with(py, 0, |table| table.poke(ipa.0, level.0, Pte::from_raw(value.0)))?;
         Ok(old.map_err(|refused| error::table(py, refused))?.raw())
     }

@@ -3,26 +3,28 @@
 //! Every call that may wait for a lock, a stalled TLBI or a fault section of another thread is made detached; a fault of a
 //! `lockless` VM waits for nobody, and takes less time than leaving the interpreter.
 
-use core::time::Duration;
-
 use numpy::PyArray1;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::convert::{
     AccessArg, BackingArg, BlocksArg, FaultKindArg, GranuleArg, IpaArg, IpaBits, LevelArg, LogModeArg, Number, PaArg,
-    PaBits, PolicyArg, SemanticsArg, SizeArg, SlotId, StallHow, WatchArg,
+    PaBits, PolicyArg, SemanticsArg, SizeArg, SlotId, StallFor, StallHow, WatchArg,
 };
 use super::dirty_log::{self, DirtyLogJob};
 use super::open::OpenVm;
+use super::signals::in_parts;
 use super::sink::{Sink, Watch};
 use super::stage2::LONG;
 use super::{arrays, error, events, leaves, types};
 use crate::arch::{BlockRule, Fault, FaultKind, GeometryOptions, Granule, Ipa, Pa};
 use crate::memory::{Arena, TableMemory};
 use crate::sync::Arc;
-use crate::table::{self, Stall};
+use crate::table;
 use crate::vm::{self, Backing, Machine, Outcome, PaSource, Policy, Slot, Vcpu};
+
+/// Accesses of an array between two looks at the clock.
+const BETWEEN_LOOKS: usize = 64;
 
 /// Where guest memory starts unless said otherwise.
 const BASE: Ipa = Ipa::new(1 << 30);
@@ -73,7 +75,7 @@ impl PyVm {
         memory = None, *, backing = BackingArg(Backing::Thp), policy = PolicyArg(Policy::Lockless), ipa = IpaArg(BASE),
         pa = None, ipa_bits = IpaBits(40), granule = GranuleArg(Granule::K4), pa_bits = PaBits(48), start_level = None,
         lpa2 = false, blocks = BlocksArg(BlockRule::Architecture), fwb = false, semantics = SemanticsArg::EXACT, execute_eagerly = false,
-        sink = Some(WatchArg::COUNTING), stall_tlbi_ns = Number(0), stall_how = StallHow::SLEEP
+        sink = Some(WatchArg::COUNTING), stall_tlbi_ns = StallFor::NONE, stall_how = StallHow::SLEEP
     ), text_signature = "(memory=None, *, backing='thp', policy='lockless', ipa=1073741824, pa=None, ipa_bits=40, \
         granule='4KiB', pa_bits=48, start_level=None, lpa2=False, blocks='arch', fwb=False, semantics='exact', execute_eagerly=False, \
         sink='counting', stall_tlbi_ns=0, stall_how='sleep')")]
@@ -95,7 +97,7 @@ impl PyVm {
         semantics: SemanticsArg,
         execute_eagerly: bool,
         sink: Option<WatchArg>,
-        stall_tlbi_ns: Number,
+        stall_tlbi_ns: StallFor,
         stall_how: StallHow,
     ) -> PyResult<Self> {
         let mut machine = Machine {
@@ -117,7 +119,7 @@ impl PyVm {
         if let Some(memory) = memory {
             machine.memory = memory.0;
         }
-        let stall = (stall_tlbi_ns.0 > 0).then(|| Stall::new(Duration::from_nanos(stall_tlbi_ns.0), stall_how.0));
+        let stall = stall_tlbi_ns.stall(stall_how);
         let sink = Sink::new(sink.map_or(Watch::Nobody, WatchArg::watch), stall);
         let vm = machine.build(sink).map_err(|refused| error::machine(py, refused))?;
         if let Some(memory) = memory {
@@ -168,25 +170,27 @@ impl PyVm {
             readonly,
             ..Slot::linear(id.0, ipa.0, size.0, pa.0)
         };
-        py.detach(|| self.vm.create_slot(slot))
+        self.away(py, || self.vm.create_slot(slot))?
             .map_err(|refused| error::vm(py, refused))
     }
 
     /// Remove a slot: when this returns, nothing of it is mapped and no fault can map any of it.
     fn remove_slot(&self, py: Python<'_>, id: SlotId) -> PyResult<()> {
-        py.detach(|| self.vm.delete_slot(id.0))
+        self.away(py, || self.vm.delete_slot(id.0))?
             .map(drop)
             .map_err(|refused| error::vm(py, refused))
     }
 
     /// Move a slot to another guest address; its memory stays what it is. In between it is absent.
     fn move_slot(&self, py: Python<'_>, id: SlotId, ipa: IpaArg) -> PyResult<()> {
-        py.detach(|| self.vm.move_slot(id.0, ipa.0))
+        self.away(py, || self.vm.move_slot(id.0, ipa.0))?
             .map_err(|refused| error::vm(py, refused))
     }
 
     /// The slots as tuples of id, ipa, size, pa (None unless linear), host, readonly; ascending by `ipa`.
-    fn _slots(&self) -> Vec<(u32, u64, u64, Option<u64>, u64, bool)> {
+    #[expect(clippy::type_complexity, reason = "the fields of a slot")]
+    fn _slots(&self, py: Python<'_>) -> PyResult<Vec<(u32, u64, u64, Option<u64>, u64, bool)>> {
+        self.vm.check(py)?;
         let row = |slot: Slot| {
             let pa = match slot.source {
                 PaSource::Linear(pa) => Some(pa.get()),
@@ -194,7 +198,7 @@ impl PyVm {
             };
             (slot.id, slot.ipa.get(), slot.size, pa, slot.host, slot.readonly)
         };
-        self.vm.slots().into_iter().map(row).collect()
+        Ok(self.vm.slots().into_iter().map(row).collect())
     }
 
     /// Execute an access as a guest does: ask the MMU, handle the faults that it reports, until it succeeds.
@@ -211,13 +215,14 @@ impl PyVm {
     ///     Too few frames for the tables.
     #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
     fn access<'py>(&self, py: Python<'py>, ipa: IpaArg, access: AccessArg) -> PyResult<Bound<'py, PyAny>> {
+        self.vm.check(py)?;
         let tried = match self.vm.may_wait() {
             true => Ok(None),
             false => self.vm.vcpu(|vcpu| vcpu.try_access(ipa.0, access.0)),
         };
         let done = match tried {
             Ok(Some(hit)) => Ok(hit),
-            Ok(None) => py.detach(|| self.vm.vcpu(|vcpu| vcpu.access(ipa.0, access.0))),
+            Ok(None) => self.away(py, || self.vm.vcpu(|vcpu| vcpu.access(ipa.0, access.0)))?,
             Err(refused) => Err(refused),
         };
         match done {
@@ -232,23 +237,35 @@ impl PyVm {
     /// ------
     /// GuestExit, OutOfFramesError
     ///     As for `access`, with the element's index as `index`; the accesses before it are done.
+    /// KeyboardInterrupt
+    ///     Between two accesses: those before it are done.
     #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
     fn touch(&self, py: Python<'_>, ipa: &Bound<'_, PyAny>, access: AccessArg) -> PyResult<u64> {
         let ipa = arrays::elements("ipa", ipa)?;
-        let touch = |vcpu: &mut Vcpu<'_, Arena, Sink>| {
-            for (index, &ipa) in ipa.iter().enumerate() {
-                vcpu.access(Ipa::new(ipa), access.0)
-                    .map_err(|refused| (index, refused))?;
-            }
-            Ok(vcpu.counters().total())
-        };
-        let done = py.detach(|| self.vm.vcpu(touch));
-        done.map_err(|(index, refused)| error::with_index(py, error::access(py, refused), index))
+        let mut faults = 0;
+        in_parts(py, ipa.len(), |part, until| {
+            self.away(py, || {
+                self.vm.vcpu(|vcpu| {
+                    let mut next = part.start;
+                    // A look at the clock costs as much as an access that hits.
+                    while next < part.end && !(next % BETWEEN_LOOKS == 0 && next > part.start && until.is_over()) {
+                        vcpu.access(Ipa::new(ipa[next]), access.0)
+                            .map_err(|refused| (next, refused))?;
+                        next += 1;
+                    }
+                    faults += vcpu.counters().total();
+                    Ok(next)
+                })
+            })?
+            .map_err(|(index, refused)| error::with_index(py, error::access(py, refused), index))
+        })?;
+        Ok(faults)
     }
 
     /// What the MMU answers to an access at this moment; as `Stage2.translate`.
     #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
     fn translate<'py>(&self, py: Python<'py>, ipa: IpaArg, access: AccessArg) -> PyResult<Bound<'py, PyAny>> {
+        self.vm.check(py)?;
         match self.vm.vcpu(|vcpu| vcpu.translate(ipa.0, access.0)) {
             Ok(hit) => types::translation(py, &hit),
             Err(refused) => Err(error::fault(py, &refused)),
@@ -339,7 +356,7 @@ impl PyVm {
     /// tuple of int and bool
     ///     Bytes that were mapped, and whether whole blocks went for want of frames to split them.
     fn take_back(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<(u64, bool)> {
-        let taken = py.detach(|| self.vm.take_back(ipa.0, size.0));
+        let taken = self.away(py, || self.vm.take_back(ipa.0, size.0))?;
         taken
             .map(|taken| (taken.bytes, taken.widened))
             .map_err(|refused| error::vm(py, refused))
@@ -348,7 +365,7 @@ impl PyVm {
     /// Whether anything in the range was accessed since its flags were cleared; clear them if asked to.
     #[pyo3(signature = (ipa, size, clear = true))]
     fn age(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg, clear: bool) -> PyResult<bool> {
-        self.briefly(py, size.0, |vcpu| self.vm.age_by(vcpu.handle(), ipa.0, size.0, clear))
+        self.briefly(py, size.0, |vcpu| self.vm.age_by(vcpu.handle(), ipa.0, size.0, clear))?
             .map_err(|refused| error::vm(py, refused))
     }
 
@@ -356,13 +373,13 @@ impl PyVm {
     fn write_protect<'py>(&self, py: Python<'py>, ipa: IpaArg, size: SizeArg) -> PyResult<Bound<'py, PyAny>> {
         let changed = self.briefly(py, size.0, |vcpu| {
             self.vm.write_protect_by(vcpu.handle(), ipa.0, size.0)
-        });
+        })?;
         types::changed(py, &changed.map_err(|refused| error::vm(py, refused))?)
     }
 
     /// Split every block in the range to pages ahead of the writes that would; return how many were split.
     fn split(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<u64> {
-        py.detach(|| self.vm.split(ipa.0, size.0))
+        self.away(py, || self.vm.split(ipa.0, size.0))?
             .map_err(|refused| error::vm(py, refused))
     }
 
@@ -388,20 +405,20 @@ impl PyVm {
     /// [8, 0]
     #[pyo3(signature = (slot, mode = LogModeArg::INITIALLY_SET), text_signature = "($self, slot, mode='initially-set')")]
     fn enable_dirty_log(&self, py: Python<'_>, slot: SlotId, mode: LogModeArg) -> PyResult<()> {
-        py.detach(|| self.vm.enable_dirty_log(slot.0, mode.0))
+        self.away(py, || self.vm.enable_dirty_log(slot.0, mode.0))?
             .map_err(|refused| error::vm(py, refused))
     }
 
     /// Stop logging a slot.
     fn disable_dirty_log(&self, py: Python<'_>, slot: SlotId) -> PyResult<()> {
-        py.detach(|| self.vm.disable_dirty_log(slot.0))
+        self.away(py, || self.vm.disable_dirty_log(slot.0))?
             .map_err(|refused| error::vm(py, refused))
     }
 
     /// The dirty bitmap of a slot as a numpy array of uint64: bit ``n % 64`` of word ``n // 64`` is page `n`.
     fn dirty_log<'py>(&self, py: Python<'py>, slot: SlotId) -> PyResult<Bound<'py, PyArray1<u64>>> {
-        let words = py
-            .detach(|| self.vm.dirty_log(slot.0))
+        let words = self
+            .away(py, || self.vm.dirty_log(slot.0))?
             .map_err(|refused| error::vm(py, refused))?;
         Ok(PyArray1::from_vec(py, words))
     }
@@ -432,7 +449,7 @@ impl PyVm {
         bitmap: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let bitmap = arrays::elements("bitmap", bitmap)?;
-        let done = py.detach(|| self.vm.clear_dirty_log(slot.0, first_page.0, pages.0, &bitmap));
+        let done = self.away(py, || self.vm.clear_dirty_log(slot.0, first_page.0, pages.0, &bitmap))?;
         done.map_err(|refused| error::vm(py, refused))
     }
 
@@ -460,6 +477,7 @@ impl PyVm {
             random,
             seed,
         );
+        self.vm.check(py)?;
         run.validate(&self.vm, slot.0)
             .map_err(|refused| error::workload(py, &refused))?;
         Ok(DirtyLogJob(dirty_log::prepare(Arc::clone(&self.vm), slot.0, run)))
@@ -468,13 +486,13 @@ impl PyVm {
     /// The leaves of the table as a structured numpy array, with the fields of `Stage2.leaves_array`.
     fn leaves_array<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.vm.stage2().config().geometry.ipa_limit();
-        let rows = py.detach(|| leaves::Rows::of(&self.vm.stage2().handle(), Ipa::new(0), limit));
+        let rows = self.away(py, || leaves::Rows::of(&self.vm.stage2().handle(), Ipa::new(0), limit))?;
         rows.map_err(|refused| error::table(py, refused))?.into_array(py)
     }
 
     /// Count table frames and leaves by level, a `s2pt.types.Stats`.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let census = py.detach(|| self.vm.stage2().handle().stats());
+        let census = self.away(py, || self.vm.stage2().handle().stats())?;
         types::stats(py, &self.vm.stage2().config().geometry, &census)
     }
 
@@ -487,8 +505,8 @@ impl PyVm {
     }
 
     /// Wait until every table frame that was unlinked is free.
-    fn drain(&self, py: Python<'_>) {
-        py.detach(|| self.vm.stage2().handle().drain());
+    fn drain(&self, py: Python<'_>) -> PyResult<()> {
+        self.away(py, || self.vm.stage2().handle().drain())
     }
 
     /// Table frames that are not free.
@@ -521,7 +539,10 @@ impl PyVm {
         self.vm.config().policy.name()
     }
 
-    fn __repr__(&self) -> String {
+    fn __repr__(&self, py: Python<'_>) -> String {
+        if self.vm.check(py).is_err() {
+            return String::from("<Vm left half changed by a fork>");
+        }
         let memory: u64 = self.vm.slots().iter().map(|slot| slot.size).sum();
         let (policy, frames) = (self.policy(), self.frames_in_use());
         format!(
@@ -542,7 +563,7 @@ impl PyVm {
             let fault = fault(vcpu)?;
             vcpu.handle_fault(&fault)
         };
-        let outcome = self.briefly(py, 0, handle);
+        let outcome = self.briefly(py, 0, handle)?;
         types::outcome(py, outcome.map_err(|refused| error::vm(py, refused))?)
     }
 
@@ -552,11 +573,19 @@ impl PyVm {
         py: Python<'_>,
         bytes: u64,
         work: impl FnOnce(&mut Vcpu<'_, Arena, Sink>) -> R + Send,
-    ) -> R {
+    ) -> PyResult<R> {
         if self.vm.may_wait() || bytes > LONG * self.vm.stage2().config().geometry.granule().size() {
-            py.detach(|| self.vm.vcpu(work))
+            self.away(py, || self.vm.vcpu(work))
         } else {
-            self.vm.vcpu(work)
+            self.vm.check(py)?;
+            Ok(self.vm.vcpu(work))
         }
+    }
+
+    /// Runs `work` away from the interpreter.
+    fn away<R: Send>(&self, py: Python<'_>, work: impl FnOnce() -> R + Send) -> PyResult<R> {
+        self.vm.check(py)?;
+        let _inside = self.vm.enter();
+        Ok(py.detach(work))
     }
 }

@@ -34,7 +34,9 @@ T = TypeVar("T")
 POLL_SECONDS = 0.1
 TLBIS = ("tlbi_ipa", "tlbi_range", "tlbi_local", "tlbi_vmid")  # one of stage 1 completes each of these
 _UNITS_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
-_TIME = re.compile(r"(\d+)(?:\.(\d{1,9}))?\s*(ns|us|ms|s)")
+# More than 64 bits have; Python itself refuses to read thousands.
+_DIGITS = 20
+_TIME = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,9}))?\s*(ns|us|ms|s)")
 
 
 class Job(Protocol):
@@ -139,8 +141,8 @@ def parse_numbers(texts: Sequence[str]) -> list[int]:
     """
 
     def read(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or int(text) < 1:
-            raise refuse(f"{text!r} is not a whole number from 1 on")
+        if not text.isascii() or not text.isdigit() or len(text) > _DIGITS or int(text) < 1:
+            raise refuse(f"{text[:60]!r} is not a whole number from 1 on")
         return int(text)
 
     return parse_list(texts, read)
@@ -168,6 +170,6 @@ def parse_time(text: str) -> int:
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:
-        raise refuse(f"{text!r} is not a time such as 200us, 1.5ms or 1s")
+        raise refuse(f"{text[:60]!r} is not a time such as 200us, 1.5ms or 1s")
     unit = _UNITS_NS[match[3]]
     return int(match[1]) * unit + int((match[2] or "0").ljust(9, "0")) * unit // 10**9

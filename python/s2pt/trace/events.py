@@ -141,5 +141,7 @@ def as_words(records: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
     >>> as_words(np.zeros(3, EVENT)).shape
     (3, 21)
     """
+    if not isinstance(records, np.ndarray):
+        raise TypeError(f"records must be a numpy array, not {type(records).__name__}")
     names = records.dtype.names or ()
     return records.view(np.dtype(_U)).reshape(len(records), len(names))

@@ -59,7 +59,7 @@ class Trace:
 
     def of_kind(self, kind: Kind) -> npt.NDArray[np.void]:
         """Give the events of one kind (a copy)."""
-        chosen: npt.NDArray[np.void] = self.events[self.events["kind"] == kind]
+        chosen: npt.NDArray[np.void] = self.events[self.events["kind"] == Kind(kind)]
         return chosen
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from s2pt._numbers import check_level
 from s2pt.trace.events import LEAF, Outcome, SlotChange
 from s2pt.trace.files import ADDRESSES, WORDS, beside, fail, read_json, read_lines, shown, within
 from s2pt.trace.host import Pagemap
@@ -67,7 +68,7 @@ class TableShape:
 
     def level_size(self, level: int) -> int:
         """Bytes that an entry at `level` maps."""
-        return self.page_size << ((self.page_size.bit_length() - 4) * (3 - level))
+        return self.page_size << ((self.page_size.bit_length() - 4) * (3 - check_level(level)))
 
     @classmethod
     def from_json(cls, where: str, about: dict[str, Any]) -> TableShape:
@@ -83,7 +84,7 @@ class TableShape:
                 vtcr=within(int(about["vtcr_el2"], 16), WORDS),
                 vttbr=within(int(about["vttbr_el2"], 16), WORDS),
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             fail(where, None, f"expected a table's geometry and registers: {_wrong(error)}")
 
 
