@@ -572,7 +572,10 @@ mod tests {
     fn bits_beyond_the_last_page_do_not_exist() {
         let bitmap = Bitmap::new(70, DirtyLogMode::ManualInitiallySet.into()).unwrap();
         assert_eq!(bitmap.copy().unwrap(), [u64::MAX, 0b11_1111]);
-        assert_eq!(Bitmap::new(70, DirtyLogMode::Auto.into()).unwrap().copy().unwrap(), [0, 0]);
+        assert_eq!(
+            Bitmap::new(70, DirtyLogMode::Auto.into()).unwrap().copy().unwrap(),
+            [0, 0]
+        );
     }
 
     #[test]
