@@ -26,6 +26,7 @@ from s2pt.types import (
     MemType,
     Policy,
     Prot,
+    ReclaimStats,
     Semantics,
     Stats,
     Translation,
@@ -297,6 +298,7 @@ class Stage2:
         semantics: Semantics | Literal["exact", "kvm"] = "exact",
         vmid: SupportsIndex = 1,
         frames: SupportsIndex | None = None,
+        pending_limit: SupportsIndex | None = None,
         tlbi_range: bool = True,
         ha: bool = True,
         hd: bool = False,
@@ -316,6 +318,8 @@ class Stage2:
     def geometry(self) -> Geometry: ...
     @property
     def frames_in_use(self) -> int: ...
+    @property
+    def reclaim(self) -> ReclaimStats: ...
     @property
     def closed(self) -> bool: ...
     def map(

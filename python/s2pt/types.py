@@ -30,6 +30,7 @@ __all__ = [
     "MemType",
     "Policy",
     "Prot",
+    "ReclaimStats",
     "Semantics",
     "Stats",
     "Translation",
@@ -456,6 +457,36 @@ class Stats(_Result):
     locked: int = 0
     frozen: int = 0
     annotated: int = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ReclaimStats(_Result):
+    """What became of the frames of unlinked tables, since the table was made.
+
+    Attributes
+    ----------
+    retired : int
+        Frames unlinked, to be freed when every reader who may stand in them has left.
+    freed : int
+        Those of them that are free.
+    pending : int
+        Those that still wait.
+    peak : int
+        The most that ever waited at a time.
+    overruns : int
+        How many calls left more pending than the limit: they must not wait, or a reader did not leave.
+
+    Examples
+    --------
+    >>> ReclaimStats(10, 8, 2, 4, 0)
+    ReclaimStats(retired=10, freed=8, pending=2, peak=4, overruns=0)
+    """
+
+    retired: int
+    freed: int
+    pending: int
+    peak: int
+    overruns: int
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -58,6 +58,9 @@ const FIRST_FRAME: u64 = 1 << 32;
 /// frames : int, optional
 ///     How many table frames there may be, the root's included; None for as many as there is room for (2**20 with a
 ///     PA space of more than 34 bits).
+/// pending_limit : int, optional
+///     How many unlinked frames may wait for readers to leave before calls that unlink more wait with them, for a tenth of a
+///     second at most (`reclaim`); None for 64 MiB of frames.
 /// tlbi_range : bool
 ///     Whether the CPU has range TLBIs (FEAT_TLBIRANGE).
 /// ha, hd : bool
@@ -167,10 +170,10 @@ impl PyStage2 {
     #[new]
     #[pyo3(signature = (
         ipa_bits = IpaBits(40), granule = GranuleArg(Granule::K4), pa_bits = PaBits(48), *, start_level = None, lpa2 = false, fwb = false, xnx = false,
-        blocks = None, semantics = SemanticsArg::EXACT, vmid = Vmid(1), frames = None, tlbi_range = true, ha = true, hd = false, sink = None,
+        blocks = None, semantics = SemanticsArg::EXACT, vmid = Vmid(1), frames = None, pending_limit = None, tlbi_range = true, ha = true, hd = false, sink = None,
         stall_tlbi_ns = StallFor::NONE, stall_how = StallHow::SLEEP
     ), text_signature = "(ipa_bits=40, granule='4KiB', pa_bits=48, *, start_level=None, lpa2=False, fwb=False, \
-        xnx=False, blocks=None, semantics='exact', vmid=1, frames=None, tlbi_range=True, ha=True, hd=False, sink=None, \
+        xnx=False, blocks=None, semantics='exact', vmid=1, frames=None, pending_limit=None, tlbi_range=True, ha=True, hd=False, sink=None, \
         stall_tlbi_ns=0, stall_how='sleep')")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
@@ -186,6 +189,7 @@ impl PyStage2 {
         semantics: SemanticsArg,
         vmid: Vmid,
         frames: Option<&Bound<'_, PyAny>>,
+        pending_limit: Option<&Bound<'_, PyAny>>,
         tlbi_range: bool,
         ha: bool,
         hd: bool,
@@ -211,6 +215,14 @@ impl PyStage2 {
             return Err(error::geometry(py, message.into()));
         }
         let geometry = Geometry::new(options).map_err(|refused| error::shape(py, refused))?;
+        let standard = if kvm {
+            Config::kvm(geometry)
+        } else {
+            Config::new(geometry)
+        };
+        let limit = pending_limit
+            .map(|limit| unsigned("pending_limit", limit))
+            .transpose()?;
         let config = Config {
             fwb,
             xnx,
@@ -218,11 +230,10 @@ impl PyStage2 {
             tlbi_range,
             ha,
             hd,
-            ..if kvm {
-                Config::kvm(geometry)
-            } else {
-                Config::new(geometry)
-            }
+            pending_limit: limit.map_or(standard.pending_limit, |limit| {
+                usize::try_from(limit).unwrap_or(usize::MAX)
+            }),
+            ..standard
         };
         let quota = frames.map(|frames| unsigned("frames", frames)).transpose()?;
         let stall = stall_tlbi_ns.stall(stall_how);
@@ -267,6 +278,23 @@ impl PyStage2 {
         Ok(self.table(py)?.memory().frames_in_use())
     }
 
+    /// What became of the frames of unlinked tables, since the table was made: a `s2pt.types.ReclaimStats`.
+    ///
+    /// A frame is free when every call that may still stand in it has ended. Who unlinks more than `pending_limit` waits for
+    /// that; a call that gets no frames collects what is pending before it raises OutOfFramesError.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2(pending_limit=0)
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
+    /// >>> _ = s2.unmap(0x1000, 4096)
+    /// >>> s2.reclaim
+    /// ReclaimStats(retired=2, freed=2, pending=0, peak=2, overruns=0)
+    #[getter]
+    fn reclaim<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        types::reclaim(py, &self.table(py)?.reclaim_stats())
+    }
+
     /// Whether `close` was called.
     #[getter]
     fn closed(&self) -> bool {
@@ -278,7 +306,8 @@ impl PyStage2 {
 
     /// Refuse, once, the operation that asks for the `k`-th frame from now on, counting from 0: for tests.
     ///
-    /// The operation raises OutOfFramesError and changes nothing.
+    /// The operation raises OutOfFramesError and changes nothing. (If unlinked frames are pending it collects them and asks
+    /// again, and gets them then: `drain` before, if that must not be.)
     ///
     /// Examples
     /// --------

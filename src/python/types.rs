@@ -19,6 +19,7 @@ struct Types {
     kinds: Vec<Py<PyAny>>,
     outcomes: Vec<Py<PyTuple>>,
     stats: Py<PyType>,
+    reclaim: Py<PyType>,
     geometry: Py<PyType>,
 }
 
@@ -56,6 +57,7 @@ impl Types {
                 .map(|words| Ok(words.into_pyobject(py)?.unbind()))
                 .collect::<PyResult<_>>()?,
             stats: class("Stats")?,
+            reclaim: class("ReclaimStats")?,
             geometry: class("Geometry")?,
         })
     }
@@ -249,6 +251,12 @@ pub fn stats<'py>(py: Python<'py>, shape: &Geometry, census: &table::Stats) -> P
         census.annotated,
     );
     Types::get(py)?.stats.bind(py).call1(arguments)
+}
+
+/// The `s2pt.types.ReclaimStats` of a table.
+pub fn reclaim<'py>(py: Python<'py>, stats: &table::ReclaimStats) -> PyResult<Bound<'py, PyAny>> {
+    let arguments = (stats.retired, stats.freed, stats.pending, stats.peak, stats.overruns);
+    Types::get(py)?.reclaim.bind(py).call1(arguments)
 }
 
 /// Place of a level in arrays by level -1..=3.
