@@ -3,7 +3,8 @@
 //! Everything else in the crate imports them from here, so that a build with `--cfg loom` or
 //! `--cfg shuttle` runs the very same code on the model checker's primitives.
 
-#[cfg(not(any(loom, shuttle)))]
+// Under loom too: counting owners is std's business, and loom's own would make each clone a step of the search.
+#[cfg(not(shuttle))]
 pub use alloc::sync::Arc;
 #[cfg(not(any(loom, shuttle)))]
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
@@ -18,9 +19,15 @@ pub(crate) use std::sync::OnceLock;
 pub(crate) use std::thread_local;
 
 #[cfg(loom)]
-pub use loom::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+mod explore;
+#[cfg(loom)]
+mod watched;
+#[cfg(loom)]
+pub use explore::{explore, explore_each};
+#[cfg(loom)]
+pub use {
+    loom::sync::atomic::{Ordering, fence},
+    watched::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize},
 };
 
 #[cfg(shuttle)]
@@ -36,10 +43,28 @@ pub use std::{
 };
 
 #[cfg(loom)]
-pub use loom::sync::{Mutex, RwLock};
+pub use loom::{
+    sync::{Mutex, RwLock},
+    thread,
+};
 
 #[cfg(shuttle)]
-pub use shuttle::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+pub use shuttle::{
+    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    thread,
+};
+
+/// What a model checker does not see: no step of its search, no order between threads. Only for what orders nothing.
+#[cfg(any(loom, shuttle, all(test, feature = "std")))]
+pub(crate) mod unseen {
+    pub(crate) use std::sync::Mutex;
+    #[cfg(not(loom))]
+    pub(crate) use std::sync::atomic::AtomicU32;
+    #[cfg(not(loom))]
+    pub(crate) use std::sync::atomic::Ordering;
+    #[cfg(any(loom, shuttle))]
+    pub(crate) use std::sync::{Arc, atomic::AtomicUsize};
+}
 
 /// Waits for a peer, longer each time: spins, then yields, then (hosted) sleeps for microseconds.
 ///

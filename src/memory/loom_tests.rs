@@ -10,7 +10,7 @@ use loom::thread;
 
 use super::counts::Counts;
 use super::free_list::{FreeList, Links};
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, explore};
 
 const FRAMES: usize = 2;
 
@@ -71,10 +71,10 @@ impl Pool {
 
 #[test]
 fn two_threads_take_and_free() {
-    loom::model(|| {
+    explore("frames: take and free/take and free twice", None, || {
         let pool = Pool::new();
-        let work = |pool: &Pool| {
-            for _ in 0..2 {
+        let work = |pool: &Pool, rounds| {
+            for _ in 0..rounds {
                 if let Some(index) = pool.pop() {
                     pool.push(index);
                 }
@@ -82,9 +82,9 @@ fn two_threads_take_and_free() {
         };
         let peer = {
             let pool = pool.clone();
-            thread::spawn(move || work(&pool))
+            thread::spawn(move || work(&pool, 2))
         };
-        work(&pool);
+        work(&pool, 1);
         peer.join().unwrap();
         let mut found = Vec::new();
         found.extend(std::iter::from_fn(|| pool.pop()));
@@ -96,7 +96,7 @@ fn two_threads_take_and_free() {
 /// One thread reads the head and its link; the other takes both frames and puts the first back: same head, other link.
 #[test]
 fn a_head_that_came_back_is_not_mistaken() {
-    loom::model(|| {
+    explore("frames: take/take two, free the first", None, || {
         let pool = Pool::new();
         let (a, b) = (pool.pop().unwrap(), pool.pop().unwrap());
         pool.push(b);
@@ -121,7 +121,7 @@ fn a_head_that_came_back_is_not_mistaken() {
 /// Whoever is granted a reservation finds a frame, at the first look.
 #[test]
 fn a_granted_reservation_finds_a_frame() {
-    loom::model(|| {
+    explore("frames: reserve and take/free", None, || {
         let pool = Pool::new();
         pool.counts.occupy(2, FRAMES).unwrap();
         let frames = [0; FRAMES].map(|_| pool.pop().unwrap());

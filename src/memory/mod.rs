@@ -22,6 +22,8 @@ mod counts;
 mod frame;
 #[cfg(any(all(feature = "std", not(any(loom, shuttle))), all(test, loom)))]
 mod free_list;
+#[cfg(any(loom, shuttle, all(test, feature = "std")))]
+mod life;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(any(loom, shuttle, all(test, feature = "std")))]

@@ -91,7 +91,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     }
 
     /// Turns the table behind `at` into a block if it is full and uniform.
-    fn merge<'g>(&'g self, guard: &A::Guard, at: At<'g>) -> bool {
+    pub(super) fn merge<'g>(&'g self, guard: &A::Guard, at: At<'g>) -> bool {
         let parent = self.load(at.table, at.index);
         if !parent.is_table(at.level()) {
             return false;

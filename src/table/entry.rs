@@ -177,22 +177,23 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
     /// Reads an entry: once a visit (R1). Acquire, so that a TABLE value shows the table filled.
     #[inline(always)]
     pub(crate) fn load(&self, table: Table<'_>, index: usize) -> Pte {
-        self.check_alive(table);
         let ordering = mutated!(LoadRelaxed, Ordering::Relaxed, Ordering::Acquire);
-        Pte::from_raw(table.entries[index].load(ordering))
+        let pte = Pte::from_raw(table.entries[index].load(ordering));
+        self.check_alive(table);
+        pte
     }
 
     /// The one compare-exchange. Exclusive access stores plainly: nobody else can have changed the entry.
     #[inline]
     fn swap(&self, table: Table<'_>, index: usize, old: Pte, new: Pte, success: Ordering) -> Result<(), Pte> {
-        self.check_alive(table);
         let entry = &table.entries[index];
         if A::SHARED {
             let failure = mutated!(FoundRelaxed, Ordering::Relaxed, Ordering::Acquire);
-            entry
-                .compare_exchange(old.raw(), new.raw(), success, failure)
-                .map_err(Pte::from_raw)?;
+            let swapped = entry.compare_exchange(old.raw(), new.raw(), success, failure);
+            self.check_alive(table);
+            swapped.map_err(Pte::from_raw)?;
         } else {
+            self.check_alive(table);
             entry.store(new.raw(), Ordering::Relaxed);
         }
         self.stored(table, index, old, new, success == Ordering::Release);

@@ -21,6 +21,8 @@ mod entry;
 mod error;
 mod frames;
 mod install;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod maintenance;
 mod map;
 mod plan;

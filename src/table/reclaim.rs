@@ -8,7 +8,8 @@
 //! Whoever enters a table may be the one who frees what others retired. So that no fault pays for a subtree of thousands
 //! of frames, a subtree is retired in portions, which are freed a few at a time.
 //!
-//! Under loom and shuttle the collector is a small model with the same promise (crossbeam's explodes the search).
+//! Under loom and shuttle the collector is a small model with the same promise (`reclaim/model.rs`; crossbeam's explodes
+//! the search).
 
 use super::Core;
 use super::frames::FrameCache;
@@ -272,124 +273,9 @@ mod imp {
 }
 
 #[cfg(any(loom, shuttle))]
-mod imp {
-    //! Grace periods as a model checker can bear them: the last reader who leaves frees what is retired.
-
-    use super::*;
-    use crate::sync::{AtomicUsize, Mutex};
-
-    type Free = Box<dyn FnOnce() + Send>;
-
-    #[derive(Clone)]
-    pub(crate) struct Collector(Arc<Shared>);
-
-    struct Shared {
-        readers: AtomicUsize,
-        garbage: Mutex<Vec<Free>>,
-    }
-
-    impl Collector {
-        pub(crate) fn new() -> Self {
-            Self(Arc::new(Shared {
-                readers: AtomicUsize::new(0),
-                garbage: Mutex::new(Vec::new()),
-            }))
-        }
-
-        pub(crate) fn register(&self) -> Local {
-            Local(self.0.clone())
-        }
-    }
-
-    /// Shared access by one thread.
-    #[derive(Clone)]
-    pub struct Local(Arc<Shared>);
-
-    impl Local {
-        pub(crate) fn is_of(&self, collector: &Collector) -> bool {
-            Arc::ptr_eq(&self.0, &collector.0)
-        }
-
-        fn enter(&self) -> Guard {
-            self.0.readers.fetch_add(1, Ordering::AcqRel);
-            Guard(self.0.clone())
-        }
-    }
-
-    /// One reader inside.
-    pub struct Guard(Arc<Shared>);
-
-    impl Shared {
-        fn leave(&self) {
-            if self.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
-                self.free_if_empty();
-            }
-        }
-
-        fn free_if_empty(&self) {
-            let mut garbage = self.garbage.lock().unwrap();
-            // With the list locked nobody retires; with no reader inside, all that is listed is out of reach.
-            if self.readers.load(Ordering::Acquire) == 0 {
-                for free in garbage.drain(..) {
-                    free();
-                }
-            }
-        }
-    }
-
-    impl Drop for Guard {
-        fn drop(&mut self) {
-            self.0.leave();
-        }
-    }
-
-    impl Access for Local {
-        const SHARED: bool = true;
-        type Guard = Guard;
-        type Cache<'t, M: TableMemory + 't> = Option<&'t FrameCache<'t, M>>;
-
-        #[inline(always)]
-        fn cache<'t, M: TableMemory>(cache: Self::Cache<'t, M>) -> Option<&'t FrameCache<'t, M>> {
-            cache
-        }
-
-        fn pin(&self) -> Guard {
-            mutated!(WalkUnpinned, return Collector::new().register().enter());
-            self.enter()
-        }
-
-        fn repin(&self, _: &mut Guard) {}
-
-        fn retire<M: TableMemory, T: Tlb>(&self, _: &Guard, core: &Arc<Core<M, T>>, unlinked: Unlinked) {
-            mutated!(FreedAtOnce, return free_subtree(core, unlinked.pa, unlinked.level));
-            core.retiring(unlinked.frames);
-            each_portion(core, unlinked, &mut |portion| {
-                let core = Arc::clone(core);
-                let free: Box<dyn FnOnce() + Send + '_> = Box::new(move || free_portion(&core, &portion));
-                // SAFETY: as in the hosted collector: the closure owns the core through its Arc; the models' memories and
-                // sinks are all 'static, only the trait does not say so.
-                let free: Free = unsafe { core::mem::transmute(free) };
-                self.0.garbage.lock().unwrap().push(free);
-            });
-        }
-
-        fn collect(&self) {
-            self.0.free_if_empty();
-        }
-
-        fn outside<R>(&self, guard: &mut Guard, work: impl FnOnce() -> R) -> R {
-            guard.0.leave();
-            let done = work();
-            guard.0.readers.fetch_add(1, Ordering::AcqRel);
-            done
-        }
-
-        /// It knows how many are inside, and not who.
-        fn is_inside(&self) -> bool {
-            false
-        }
-    }
-}
+mod model;
+#[cfg(any(loom, shuttle))]
+use model as imp;
 
 /// Waits until everything retired is free.
 pub(crate) fn drain<M: TableMemory, T: Tlb, A: Access>(core: &Core<M, T>, access: &A) {

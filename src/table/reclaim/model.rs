@@ -1,0 +1,213 @@
+//! Grace periods as a model checker can bear them, and no longer than they must be.
+//!
+//! Each thread has a slot in which it counts its comings and goings: an odd number says that it is inside. Who retires
+//! notes who is inside, and frees when each of them has left once (R8): not a step later than that, if it is at its own
+//! leaving or draining. The orderings are those of crossbeam-epoch: a fence between entering and the first look, a fence
+//! between the unlink and the look at who is inside. Threads that retire nothing look at no other slot, so a walk brings
+//! no order between threads that the real collector would not bring.
+
+use super::*;
+use crate::sync::{AtomicUsize, fence, thread, unseen};
+
+/// Threads that a model may have.
+const THREADS: usize = if cfg!(loom) { 3 } else { 8 };
+
+type Free = Box<dyn FnOnce() + Send>;
+
+#[derive(Clone)]
+pub(crate) struct Collector(unseen::Arc<Shared>);
+
+struct Shared {
+    slots: [Slot; THREADS],
+    /// Whose slot is which.
+    threads: unseen::Mutex<Vec<thread::ThreadId>>,
+    garbage: unseen::Mutex<Vec<Garbage>>,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// Odd: its thread is inside.
+    visits: AtomicUsize,
+    /// The same number, for its own thread, and how many guards it holds.
+    count: unseen::AtomicUsize,
+    depth: unseen::AtomicUsize,
+}
+
+struct Garbage {
+    by: usize,
+    /// Who was inside: slot, and its number then.
+    inside: Vec<(usize, usize)>,
+    free: Free,
+}
+
+impl Collector {
+    pub(crate) fn new() -> Self {
+        Self(unseen::Arc::new(Shared {
+            slots: Default::default(),
+            threads: unseen::Mutex::default(),
+            garbage: unseen::Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn register(&self) -> Local {
+        let me = thread::current().id();
+        let mut threads = self.0.threads.lock().unwrap();
+        let slot = threads.iter().position(|&thread| thread == me).unwrap_or_else(|| {
+            threads.push(me);
+            threads.len() - 1
+        });
+        assert!(slot < THREADS, "a model of more than {THREADS} threads");
+        Local {
+            shared: self.0.clone(),
+            slot,
+        }
+    }
+}
+
+/// Shared access by one thread.
+#[derive(Clone)]
+pub struct Local {
+    shared: unseen::Arc<Shared>,
+    slot: usize,
+}
+
+impl Local {
+    pub(crate) fn is_of(&self, collector: &Collector) -> bool {
+        unseen::Arc::ptr_eq(&self.shared, &collector.0)
+    }
+
+    fn enter(&self) -> Guard {
+        self.shared.slots[self.slot].enter();
+        Guard(self.clone())
+    }
+}
+
+/// One reader inside.
+pub struct Guard(Local);
+
+impl Slot {
+    // `count` and `depth` are touched by one thread alone, hence Relaxed.
+
+    fn enter(&self) {
+        if self.depth.fetch_add(1, Ordering::Relaxed) == 0 {
+            // Release: who sees this visit sees that the one before has ended. And the fence: whoever does not see it has
+            // unlinked before what this thread looks at next.
+            self.visits.store(self.step(), Ordering::Release);
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// True if this was the last guard.
+    fn leave(&self) -> bool {
+        let last = self.depth.fetch_sub(1, Ordering::Relaxed) == 1;
+        if last {
+            // Release: who sees that this thread has left is ordered after all of its looks.
+            self.visits.store(self.step(), Ordering::Release);
+        }
+        last
+    }
+
+    fn step(&self) -> usize {
+        self.count.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+impl Shared {
+    /// Everybody inside, as of now.
+    fn inside(&self) -> Vec<(usize, usize)> {
+        fence(Ordering::SeqCst);
+        // Acquire: pairs with `leave`.
+        let numbers = self.slots.iter().map(|slot| slot.visits.load(Ordering::Acquire));
+        numbers.enumerate().filter(|(_, number)| number % 2 == 1).collect()
+    }
+
+    /// Frees what nobody can reach any more: of all that was retired by `by`, or by anybody.
+    fn collect(&self, by: Option<usize>) {
+        let ours = |garbage: &Garbage| by.is_none_or(|by| garbage.by == by);
+        // No lock is held over a step of the model.
+        let (ours, others): (Vec<_>, _) = core::mem::take(&mut *self.garbage.lock().unwrap())
+            .into_iter()
+            .partition(ours);
+        self.garbage.lock().unwrap().extend(others);
+        for mut garbage in ours {
+            // Acquire: pairs with `leave`.
+            let stays = |&(slot, number): &(usize, usize)| self.slots[slot].visits.load(Ordering::Acquire) == number;
+            garbage.inside.retain(stays);
+            if garbage.inside.is_empty() {
+                (garbage.free)();
+            } else {
+                self.garbage.lock().unwrap().push(garbage);
+            }
+        }
+    }
+}
+
+impl Guard {
+    fn slot(&self) -> &Slot {
+        &self.0.shared.slots[self.0.slot]
+    }
+
+    fn leave(&self) {
+        if self.slot().leave() {
+            self.0.shared.collect(Some(self.0.slot));
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Access for Local {
+    const SHARED: bool = true;
+    type Guard = Guard;
+    type Cache<'t, M: TableMemory + 't> = Option<&'t FrameCache<'t, M>>;
+
+    #[inline(always)]
+    fn cache<'t, M: TableMemory>(cache: Self::Cache<'t, M>) -> Option<&'t FrameCache<'t, M>> {
+        cache
+    }
+
+    fn pin(&self) -> Guard {
+        mutated!(WalkUnpinned, return Collector::new().register().enter());
+        self.enter()
+    }
+
+    fn repin(&self, guard: &mut Guard) {
+        // A guard further out keeps the thread inside.
+        if guard.slot().depth.load(Ordering::Relaxed) == 1 {
+            self.outside(guard, || ());
+        }
+    }
+
+    fn retire<M: TableMemory, T: Tlb>(&self, _: &Guard, core: &Arc<Core<M, T>>, unlinked: Unlinked) {
+        mutated!(FreedAtOnce, return free_subtree(core, unlinked.pa, unlinked.level));
+        core.retiring(unlinked.frames);
+        each_portion(core, unlinked, &mut |portion| {
+            let core = Arc::clone(core);
+            let free: Box<dyn FnOnce() + Send + '_> = Box::new(move || free_portion(&core, &portion));
+            // SAFETY: as in the hosted collector: the closure owns the core through its Arc; the models' memories and
+            // sinks are all 'static, only the trait does not say so.
+            let free: Free = unsafe { core::mem::transmute(free) };
+            let (by, inside) = (self.slot, self.shared.inside());
+            self.shared.garbage.lock().unwrap().push(Garbage { by, inside, free });
+        });
+    }
+
+    fn collect(&self) {
+        self.shared.collect(None);
+    }
+
+    fn outside<R>(&self, guard: &mut Guard, work: impl FnOnce() -> R) -> R {
+        guard.leave();
+        let done = work();
+        guard.slot().enter();
+        done
+    }
+
+    fn is_inside(&self) -> bool {
+        self.shared.slots[self.slot].depth.load(Ordering::Relaxed) > 0
+    }
+}
