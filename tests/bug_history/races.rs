@@ -94,7 +94,7 @@ pub fn b09_after_a_lost_race_every_page_has_its_own_output() {
 }
 
 /// What a new valid entry points to was written before: its store must release. That each such store does, and that an
-/// entry is read with acquire, is what the loom models of `loom_table.rs` rest on.
+/// entry is read with acquire, is what the loom models of `loom_table` rest on.
 #[test]
 pub fn b35_every_store_of_a_valid_entry_releases_what_it_points_to() {
     let table = table();

@@ -129,7 +129,7 @@ fn two_collapses_of_nested_levels() {
 
 #[test]
 fn a_collapse_meets_a_protect_below() {
-    explore("collapse/protect below", Some(3), || {
+    explore("collapse/protect below", None, || {
         let table = table(2, 4);
         map_pages(&table, 0, 2, A, Prot::RW);
         let other = spawn(&table, |view| view.protect(Ipa::new(0), PAGE, Prot::R).unwrap().leaves);

@@ -1,6 +1,6 @@
 //! Random schedules of random operations on a whole small table.
 //!
-//! Three or four threads do everything that a table can do. Whatever the schedule, each finds the pages that are its own as it
+//! Two to four threads do everything that a table can do. Whatever the schedule, each finds the pages that are its own as it
 //! left them (`owned.rs`), what was put into common pages less what was taken out is what is there (`common.rs`), no entry is
 //! left LOCKED or FROZEN, and as many frames are in use as the root reaches. Shuttle makes every atomic sequentially
 //! consistent: it finds errors of the protocol, not of the orderings (loom does).
@@ -64,7 +64,7 @@ fn check(name: &str, pct: bool, scenario: fn()) {
     if let Some(schedule) = variable("S2PT_SHUTTLE_REPLAY") {
         return replay::replay(scenario, &schedule);
     }
-    let schedules = number("S2PT_SHUTTLE_SCHEDULES").unwrap_or(2_000) as usize;
+    let schedules = number("S2PT_SHUTTLE_SCHEDULES").unwrap_or(4_000) as usize;
     let seed = number("S2PT_SHUTTLE_SEED").unwrap_or_else(|| {
         use std::hash::{BuildHasher, Hasher};
         std::hash::RandomState::new().build_hasher().finish()
