@@ -28,7 +28,7 @@ from s2pt._core import Image, Stage2
 from s2pt.errors import ImageError
 from s2pt.types import Prot, format_size
 
-__all__ = ["html", "svg"]
+__all__ = ["Leaves", "html", "leaves_of", "svg"]
 
 Table = Stage2 | Image
 Ints = NDArray[np.int64]
@@ -55,7 +55,7 @@ OTHER_PROT = "#ccaa33"
 LEVEL_COLOURS = {3: "#cbb9ee", 2: "#8c63cf", 1: "#50298f", 0: "#28104f", -1: "#000000"}
 
 
-class _Leaves(NamedTuple):
+class Leaves(NamedTuple):
     """Leaves, joined where neighbours are alike, by IPA."""
 
     start: Ints
@@ -64,7 +64,8 @@ class _Leaves(NamedTuple):
     level: Ints
 
     @classmethod
-    def of(cls, array: NDArray[np.void]) -> _Leaves:
+    def of(cls, array: NDArray[np.void]) -> Leaves:
+        """Take the rows of `leaves_array`."""
         start, size, prot, level = (array[name].astype(np.int64) for name in ("ipa", "size", "prot", "level"))
         end = start + size
         if len(start) == 0:
@@ -74,8 +75,9 @@ class _Leaves(NamedTuple):
         last = np.append(first[1:] - 1, len(start) - 1)
         return cls(start[first], end[last], prot[first], level[first])
 
-    def only(self, chosen: NDArray[np.bool_]) -> _Leaves:
-        return _Leaves(*(column[chosen] for column in self))
+    def only(self, chosen: NDArray[np.bool_]) -> Leaves:
+        """Leave out the others."""
+        return Leaves(*(column[chosen] for column in self))
 
     def below(self, addresses: Ints) -> Ints:
         """How many bytes are mapped below each address."""
@@ -88,7 +90,7 @@ class _Leaves(NamedTuple):
         return np.asarray(np.where(index > 0, before[index] - missing, 0), dtype=np.int64)
 
 
-def _strips(leaves: _Leaves) -> list[tuple[int, int]]:
+def _strips(leaves: Leaves) -> list[tuple[int, int]]:
     """Cut what is mapped into at most `MOST_STRIPS` ranges, at the holes that would waste most of a strip."""
     if len(leaves.start) == 0:
         return []
@@ -122,8 +124,8 @@ def svg(table: Table) -> str:
     str
         An SVG document that stands alone. Its text is that of numbers only.
     """
-    array = _array(table)
-    leaves = _Leaves.of(array)
+    array = leaves_of(table)
+    leaves = Leaves.of(array)
     shape = table.geometry
     mapped = int(np.sum(leaves.end - leaves.start))
     root = f", {shape.root_frames} root pages" if shape.root_frames > 1 else ""
@@ -175,7 +177,7 @@ def html(table: Table) -> str:
     >>> "<caption>" in html(Stage2())
     True
     """
-    array = _array(table)
+    array = leaves_of(table)
     shape = table.geometry
     level, size = array["level"], array["size"].astype(np.int64)
     note = ""
@@ -203,7 +205,8 @@ def html(table: Table) -> str:
     )
 
 
-def _array(table: Table) -> NDArray[np.void]:
+def leaves_of(table: Table) -> NDArray[np.void]:
+    """Give the leaves of a table as an array; of an image without what cannot be read."""
     if not isinstance(table, Table):
         raise TypeError(f"a picture needs a Stage2 or an Image, not {type(table).__name__}")
     return table.leaves_array() if isinstance(table, Stage2) else table.leaves_array(errors="skip")
@@ -213,7 +216,7 @@ def _array(table: Table) -> NDArray[np.void]:
 
 
 def _strip(
-    leaves: _Leaves, array: NDArray[np.void], start: int, end: int, y: int, size_of: Callable[[int], int]
+    leaves: Leaves, array: NDArray[np.void], start: int, end: int, y: int, size_of: Callable[[int], int]
 ) -> list[str]:
     """Draw one range: its addresses, the band of permissions, the band of leaf sizes."""
     inside = leaves.only((leaves.start < end) & (leaves.end > start))
@@ -244,7 +247,7 @@ def _strip(
     return parts
 
 
-def _permissions(leaves: _Leaves, edges: Ints, y: int) -> list[str]:
+def _permissions(leaves: Leaves, edges: Ints, y: int) -> list[str]:
     """Stack, in each column, the bytes of each permission; a column that is all mapped is full."""
     prots = _prots(leaves)
     width = np.diff(edges)
@@ -270,7 +273,7 @@ def _permissions(leaves: _Leaves, edges: Ints, y: int) -> list[str]:
     return parts
 
 
-def _levels(leaves: _Leaves, edges: Ints, y: int, size_of: Callable[[int], int]) -> list[str]:
+def _levels(leaves: Leaves, edges: Ints, y: int, size_of: Callable[[int], int]) -> list[str]:
     """Colour each column by the level that maps most of it."""
     levels = sorted({int(level) for level in leaves.level})
     bytes_ = np.array([np.diff(leaves.only(leaves.level == level).below(edges)) for level in levels])
@@ -294,7 +297,7 @@ def _alike(columns: NDArray[Any]) -> list[tuple[int, int]]:
     return list(zip(firsts, [*(first - 1 for first in firsts[1:]), columns.shape[1] - 1], strict=True))
 
 
-def _legend(leaves: _Leaves, y: int, size_of: Callable[[int], int]) -> tuple[list[str], int]:
+def _legend(leaves: Leaves, y: int, size_of: Callable[[int], int]) -> tuple[list[str], int]:
     """Explain the colours that occur, with the bytes of each; return the bottom as well."""
     rows: list[tuple[str, list[tuple[str, str]]]] = []
     permissions = []
@@ -323,7 +326,7 @@ def _legend(leaves: _Leaves, y: int, size_of: Callable[[int], int]) -> tuple[lis
     return parts, y
 
 
-def _prots(leaves: _Leaves) -> list[Prot]:
+def _prots(leaves: Leaves) -> list[Prot]:
     return sorted({Prot(int(prot)) for prot in np.unique(leaves.prot)}, reverse=True)
 
 

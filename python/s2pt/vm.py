@@ -240,7 +240,7 @@ class Vm(_core.Vm):  # noqa: D101 - documented where it is implemented
             while not prepared.wait(poll_s):
                 pass
             raise
-        return _report(prepared.result())
+        return report(prepared.result())
 
     def _share(self, job: DirtyLog) -> int:
         page = self.geometry.granule
@@ -248,6 +248,7 @@ class Vm(_core.Vm):  # noqa: D101 - documented where it is implemented
         return size // max(1, job.vcpus) // page * page
 
 
-def _report(result: dict[str, Any]) -> DirtyLogReport:
-    phases = tuple(PhaseReport(**phase) for phase in result.pop("phases"))
-    return DirtyLogReport(phases=phases, **result)
+def report(result: dict[str, Any]) -> DirtyLogReport:
+    """Make a report of what a dirty-log job returns."""
+    phases = tuple(PhaseReport(**phase) for phase in result["phases"])
+    return DirtyLogReport(**(result | {"phases": phases}))
