@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
 from rich.table import Table
 
 from s2pt._core import DirtyLogJob
+from s2pt.cli import pictures
 from s2pt.cli.common import (
     TLBIS,
     console,
@@ -22,6 +23,10 @@ from s2pt.cli.common import (
     watch,
 )
 from s2pt.types import Backing, Policy, format_size
+from s2pt.vm import DirtyLogReport, report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["dirty_log"]
 
@@ -75,6 +80,8 @@ def dirty_log(
         str, typer.Option("--stall-tlbi", metavar="TIME", help="Each TLBI keeps its core waiting so long, as in 200us.")
     ] = "0ns",
     json_: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    plot: pictures.Plot = None,
+    html: pictures.Html = None,
 ) -> None:
     """Measure dirty logging: populate, log, dirty, get and clear, per vCPU count and lock policy.
 
@@ -94,6 +101,7 @@ def dirty_log(
         "seed": seed,
         "stall_tlbi_ns": parse_time(stall_tlbi),
     }
+    pictures.check(plot, html)
     runs: list[dict[str, Any]] = []
     for count in counts:
         for one in policies:
@@ -108,6 +116,23 @@ def dirty_log(
         print_json({"command": "dirty-log", "options": options, "runs": runs})
     else:
         _print_table(runs)
+    pictures.write(plot, lambda: _draw(runs), html, lambda: _page(runs, options))
+
+
+def _draw(runs: list[dict[str, Any]]) -> Figure:
+    from s2pt.lab.plots import times
+
+    return times(_typed(runs))
+
+
+def _page(runs: list[dict[str, Any]], options: dict[str, Any]) -> str:
+    from s2pt.lab.page import dirty_log_page
+
+    return dirty_log_page(_typed(runs), options)
+
+
+def _typed(runs: list[dict[str, Any]]) -> list[tuple[str, DirtyLogReport]]:
+    return [(run["policy"], report({name: part for name, part in run.items() if name != "policy"})) for run in runs]
 
 
 def _print_options(options: dict[str, Any]) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich import box
 from rich.table import Table
 
+from s2pt.cli import pictures
 from s2pt.cli.common import console, parse_list, parse_policies, parse_time, print_json, refuse, size_option, watch
 from s2pt.migrate import Migrate, MigrateReport, report
 from s2pt.types import Policy, format_size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["migrate"]
 
@@ -62,6 +66,8 @@ def migrate(
         bool, typer.Option("--too-early", help="Break it: copy pages before their protection is complete (needs -m).")
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document, nothing else.")] = False,
+    plot: pictures.Plot = None,
+    html: pictures.Html = None,
 ) -> int:
     """Migrate a guest that goes on writing; compare source and destination byte by byte.
 
@@ -69,6 +75,7 @@ def migrate(
     """
     kinds = parse_list(log, _log)
     link = size_option(bandwidth)
+    pictures.check(plot, html)
     reports: list[tuple[Migrate, MigrateReport]] = []
     for kind in kinds:
         for one in parse_policies(policy or [policy.value for policy in Policy]):
@@ -103,7 +110,20 @@ def migrate(
         print_json({"command": "migrate", "runs": rows})
     else:
         _print(reports, memory)
+    pictures.write(plot, lambda: _draw(reports), html, lambda: _page(reports))
     return int(any(found.lost_bytes or found.wrong_reads or found.violations for _, found in reports))
+
+
+def _draw(reports: list[tuple[Migrate, MigrateReport]]) -> Figure:
+    from s2pt.lab.plots import migrations
+
+    return migrations(reports)
+
+
+def _page(reports: list[tuple[Migrate, MigrateReport]]) -> str:
+    from s2pt.lab.page import migrations_page
+
+    return migrations_page(reports)
 
 
 def _log(text: str) -> Log:

@@ -11,12 +11,15 @@ import typer
 from rich import box
 from rich.table import Table
 
+from s2pt.cli import pictures
 from s2pt.cli.common import console, parse_numbers, parse_policies, print_json, refuse, size_option
 from s2pt.cli.dirty_log import BACKINGS
 from s2pt.errors import OptionError
 from s2pt.types import Policy, format_size
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from s2pt.lab.calibrate import Calibration
     from s2pt.lab.predict import Prediction
 
@@ -64,6 +67,7 @@ def predict(
     draws: Annotated[int, typer.Option("--draws", min=2, max=1000, help="Simulations behind each error bar.")] = 20,
     seed: Annotated[int, typer.Option("-r", "--random-seed", min=0, max=2**32 - 1, help="Of the simulation.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print the predictions as JSON.")] = False,
+    plot: pictures.Plot = None,
 ) -> None:
     """Predict populate and dirty times of KVM's dirty_log_perf_test, by vCPU count and lock policy, with 90 % ranges.
 
@@ -82,6 +86,7 @@ def predict(
         if error.name != "simpy":
             raise
         raise OptionError("predict needs simpy; install it with: pip install 's2pt[lab]'") from None
+    pictures.check(plot)
     calibration = _calibration(from_, cores)
     predictions = simulate(
         calibration,
@@ -102,6 +107,13 @@ def predict(
         print_json({"command": "predict", "options": {**options, **used}, **calibration.as_dict(), "predictions": rows})
     else:
         _print_table(predictions, calibration, bytes_, cores, policies)
+    pictures.write(plot, lambda: _draw(predictions))
+
+
+def _draw(predictions: Sequence[Prediction]) -> Figure:
+    from s2pt.lab.plots import times
+
+    return times(predictions=predictions)
 
 
 def _calibration(sources: Sequence[str], cores: int | None) -> Calibration:

@@ -1,0 +1,220 @@
+"""A run as one HTML file that needs no network: options, figures as tables, pictures, the machine, the versions.
+
+Light or dark is what the reader's system asks for. Pictures are SVG elements whose ink is that of the page.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import s2pt
+from s2pt.lab.plots import INK, Migrations, latencies, rounds, svg_text, times
+from s2pt.migrate import Migrate, MigrateReport
+from s2pt.types import Policy, format_size, parse_size
+from s2pt.vm import DirtyLogReport
+
+__all__ = ["dirty_log_page", "machine", "migrations_page", "page"]
+
+PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>$title</title>
+<style>
+:root { color-scheme: light dark; --ink: $ink; --card: #ffffff; --rule: #d5dae1; --faint: #5b6472; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e7ec; --card: #16191f; --rule: #3a414d; --faint: #a3acba; }
+}
+body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: var(--ink); background: var(--card);
+  font: 15px/1.45 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+p, dt { color: var(--faint); }
+.wide { overflow-x: auto; }
+svg { color: var(--ink); max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+th { color: var(--faint); font-weight: 600; } th.text, td.text { text-align: left; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 0; } dd { margin: 0; }
+</style>
+</head>
+<body>
+<h1>$title</h1>
+<p>$summary</p>
+$body
+</body>
+</html>
+""")
+
+Row = Sequence[object]
+
+
+def page(
+    title: str,
+    summary: str,
+    *,
+    options: Mapping[str, object],
+    tables: Iterable[tuple[str, Row, Iterable[Row]]],
+    figures: Iterable[tuple[str, Figure]],
+) -> str:
+    """Make a page.
+
+    Parameters
+    ----------
+    title, summary : str
+        What was run, and what came of it, in plain text.
+    options : mapping of str to object
+        How it was run.
+    tables : iterable of (str, sequence, iterable of sequence)
+        Title, heads, rows. Cells that are text stand to the left; numbers must be texts already where they have units.
+    figures : iterable of (str, Figure)
+        Title and picture.
+    """
+    parts = [
+        f'<h2>{escape(name)}</h2>\n<div class="wide">{_inline(figure, number)}</div>'
+        for number, (name, figure) in enumerate(figures)
+    ]
+    parts += [f'<h2>{escape(name)}</h2>\n<div class="wide">{_table(heads, rows)}</div>' for name, heads, rows in tables]
+    parts += [f"<h2>{name}</h2>\n{_list(what)}" for name, what in (("Options", options), ("Machine", machine()))]
+    return PAGE.substitute(title=escape(title), summary=escape(summary), body="\n".join(parts), ink=INK)
+
+
+def machine() -> dict[str, str]:
+    """Say where this runs: system, cores, model of the CPU as far as it is told, versions."""
+    model = "not told"
+    try:
+        told = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        model = told[1].strip() if told else platform.processor() or model
+    except OSError:
+        model = platform.processor() or model
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "system": platform.platform(),
+        "CPU": model,
+        "cores": f"{os.cpu_count()}, of them usable here {usable}",
+        "s2pt": s2pt.__version__,
+        "Python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "numpy": np.__version__,
+    }
+
+
+def migrations_page(runs: Migrations) -> str:
+    """Make the page of ``s2pt migrate``.
+
+    Parameters
+    ----------
+    runs : sequence of (Migrate, MigrateReport)
+        With options that differ in log, policy and seed.
+    """
+    first = runs[0][0]
+    varied = {"log": "logs", "policy": "policies", "seed": "seeds"}
+    options: dict[str, object] = {
+        name: getattr(first, name) for name in first.__dataclass_fields__ if name not in varied
+    }
+    for name, many in varied.items():
+        options[many] = ", ".join(dict.fromkeys(_plain(getattr(one, name)) for one, _ in runs))
+    options["memory"] = format_size(parse_size(first.memory))
+    lost, wrong, broken = (
+        sum(getattr(found, name) for _, found in runs) for name in ("lost_bytes", "wrong_reads", "violations")
+    )
+    heads = ["log", "policy", "seed", "rounds", "pages sent", "downtime ms", "guest before /s", "meanwhile /s",
+             "faults", "p50 us", "p99 us", "p99.9 us", "longest us", "lock held ms", "bytes lost"]  # fmt: skip
+    steps = [
+        [one.log, _plain(one.policy), one.seed, number + 1, f"{entry.pages:,}", f"{entry.sent_ns / 1e6:.2f}",
+         f"{entry.harvested_ns / 1e6:.2f}", f"{entry.found:,}"]
+        for one, found in runs for number, entry in enumerate(found.rounds)
+    ]  # fmt: skip
+    return page(
+        "s2pt migrate",
+        f"{len(runs)} migrations of {options['memory']} with {first.vcpus} vCPUs: {lost:,} bytes lost, "
+        f"{wrong:,} wrong reads, {broken:,} rules broken.",
+        options=options,
+        tables=[
+            ("Runs", heads, [_migration(*run) for run in runs]),
+            ("Rounds", ["log", "policy", "seed", "round", "pages", "sent ms", "harvest ms", "found dirty"], steps),
+        ],
+        figures=[("How long faults took", latencies(runs)), ("Pages in each round", rounds(runs))],
+    )
+
+
+def _migration(options: Migrate, found: MigrateReport) -> list[object]:
+    took = found.latency
+    return [
+        options.log,
+        _plain(options.policy),
+        options.seed,
+        len(found.rounds),
+        f"{found.pages_sent:,}",
+        f"{found.downtime_ns / 1e6:.2f}",
+        f"{found.before.per_second:,.0f}",
+        f"{found.during.per_second:,.0f}",
+        f"{took.count:,}",
+        *(f"{time / 1e3:,.1f}" for time in (took.p50_ns, took.p99_ns, took.p999_ns, took.max_ns)),
+        f"{found.longest_hold_ns / 1e6:.2f}",
+        f"{found.lost_bytes:,}",
+    ]
+
+
+def dirty_log_page(runs: Sequence[tuple[Policy | str, DirtyLogReport]], options: Mapping[str, object]) -> str:
+    """Make the page of ``s2pt dirty-log``.
+
+    Parameters
+    ----------
+    runs : sequence of (Policy or str, DirtyLogReport)
+        What was measured.
+    options : mapping of str to object
+        What all runs have alike.
+    """
+    rows = [
+        [_plain(policy), report.vcpus, phase.phase, f"{phase.elapsed_ns / 1e9:.6f}", f"{sum(phase.faults.values()):,}",
+         f"{phase.frames:,}", "" if phase.dirty_pages is None else f"{phase.dirty_pages:,}"]
+        for policy, report in runs for phase in report.phases
+    ]  # fmt: skip
+    counts = ", ".join(dict.fromkeys(str(report.vcpus) for _, report in runs))
+    policies = ", ".join(dict.fromkeys(_plain(policy) for policy, _ in runs))
+    heads = ["policy", "vCPUs", "step", "seconds", "faults", "table frames", "dirty pages"]
+    return page(
+        "s2pt dirty-log",
+        f"Dirty logging with {counts} vCPUs under {policies}.",
+        options={"vcpus": counts, "policies": policies, **options},
+        tables=[("Steps", heads, rows)],
+        figures=[("Time over vCPUs", times(runs))],
+    )
+
+
+def _inline(figure: Figure, number: int) -> str:
+    """Give the SVG with names of its own, as several share a page, and the page's ink."""
+    text = svg_text(figure).replace(INK, "currentColor")
+    return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>p{number}-", text)
+
+
+def _plain(value: object) -> str:
+    return str(getattr(value, "value", value))
+
+
+def _table(heads: Row, rows: Iterable[Row]) -> str:
+    kept = [list(row) for row in rows]
+    texts = [any(re.search(r"[a-z]", _plain(row[at])) for row in kept) for at in range(len(heads))]
+
+    def line(cells: Row, tag: str) -> str:
+        return "".join(
+            f"<{tag}{' class=text' if text else ''}>{escape(_plain(cell))}</{tag}>"
+            for cell, text in zip(cells, texts, strict=True)
+        )
+
+    body = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in kept)
+    return f"<table><thead><tr>{line(heads, 'th')}</tr></thead>\n<tbody>{body}</tbody></table>"
+
+
+def _list(items: Mapping[str, object]) -> str:
+    rows = (f"<dt>{escape(name)}</dt><dd>{escape(_plain(value))}</dd>" for name, value in items.items())
+    return f"<dl>{''.join(rows)}</dl>"

@@ -1,0 +1,299 @@
+"""Pictures and pages of runs, and sweeps: what is drawn is what was measured."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from html.parser import HTMLParser
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import s2pt
+from s2pt import DirtyLog, Migrate, MigrateReport, Policy, Prot, Stage2, Vm
+from s2pt.cli.app import run
+from s2pt.errors import OptionError
+from s2pt.lab import plots, sweep
+from s2pt.lab.page import migrations_page
+from s2pt.lab.predict import Prediction
+from s2pt.migrate import Latency, Round, Throughput
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = {"memory": "2MiB", "vcpus": 2, "bandwidth": "512MiB", "warm_up_s": 0.001, "rounds": 3, "downtime_s": 0.0005}
+FAST = ["-b", "2MiB", "--warm-up", "1ms", "--policy", "lockless"]
+
+
+def made(log: str, policy: str, factor: int) -> tuple[Migrate, MigrateReport]:
+    """Make a report with known figures; a real run on a busy machine may meet no fault."""
+    some = Latency(count=10 * factor, p50_ns=1000, p99_ns=9000, p999_ns=9000, max_ns=9000)
+    report = MigrateReport(
+        rounds=(Round(512 * factor, 1000, 100, 90 * factor), Round(90 * factor, 500, 50, 7)),
+        pages_sent=602 * factor + 7,
+        last_pages=7,
+        downtime_ns=1_000_000,
+        elapsed_ns=9_000_000,
+        enabled_ns=1000,
+        before=Throughput(1000, 1_000_000),
+        during=Throughput(500, 1_000_000),
+        lost_bytes=0,
+        wrong_reads=0,
+        faults={},
+        outcomes={},
+        latency=some,
+        latency_buckets=((1000, 6 * factor), (2500, 3 * factor), (10_000, factor)),
+        held_up=some,
+        longest_hold_ns=0,
+        violations=0,
+    )
+    return Migrate(**QUICK, log=log, policy=policy), report
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[tuple[Migrate, MigrateReport]]:
+    kinds = [(log, policy) for log in ("lazy", "ring") for policy in ("serial", "lockless")]
+    return [made(log, policy, factor) for factor, (log, policy) in enumerate(kinds, 1)]
+
+
+# --- times ------------------------------------------------------------------------------------------------------------
+
+
+def test_measured_times_are_those_of_the_report() -> None:
+    reports = [(policy, Vm(memory="8MiB").run(DirtyLog(vcpus=n))) for policy in ("serial", "lockless") for n in (1, 2)]
+    figure = plots.times(reports)
+    for axes, phase in zip(figure.axes, ("populate", "dirty 2"), strict=True):
+        assert (axes.get_xlabel(), axes.get_xscale(), axes.get_yscale()) == ("vCPUs", "log", "log")
+        for policy, line in zip(("serial", "lockless"), axes.containers, strict=True):
+            expected = [
+                one.elapsed_ns / 1e9 for name, report in reports if name == policy for one in report.phases
+                if one.phase == phase
+            ]  # fmt: skip
+            assert line.get_label() == policy
+            assert list(line[0].get_ydata()) == expected
+            assert line[0].get_xdata() == pytest.approx([1, 2], rel=0.03)
+    assert figure.axes[0].get_ylabel() == "seconds"
+
+
+def test_predictions_have_bars_from_low_to_high() -> None:
+    rows = [Prediction("dirty", Policy.SERIAL, n, n, 1.0 * n, 0.5 * n, 3.0 * n) for n in (1, 64)]
+    (axes,) = plots.times(predictions=rows).axes
+    (bars,) = axes.containers[0][2]
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[0.5, 3.0], [32.0, 192.0]]
+
+
+def test_names_of_counts_keep_apart() -> None:
+    counts = [1, 2, 4, 8, 16, 32, 48, 128, 1024]
+    rows = [Prediction("dirty", Policy.SERIAL, n, n, 1.0, 0.5, 3.0) for n in counts]
+    (axes,) = plots.times(predictions=rows).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "4", "8", "16", "32", "128", "1,024"]
+
+
+# --- migrations ---------------------------------------------------------------------------------------------------
+
+
+def test_the_curve_of_latencies_gives_back_the_buckets(runs: list[tuple[Migrate, MigrateReport]]) -> None:
+    report = runs[0][1]
+    axes = plots.latencies(runs[:1]).axes[0]
+    (line,) = axes.get_lines()
+    x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+    assert y[0] == 1
+    assert (np.diff(y) <= 0).all()
+    counts = -np.diff(y) * report.latency.count
+    assert x[1:].tolist() == [end / 1e3 for end, _ in report.latency_buckets]
+    assert counts.round(3).tolist() == [count for _, count in report.latency_buckets]
+
+
+def test_a_panel_for_each_log_and_a_line_for_each_policy(runs: list[tuple[Migrate, MigrateReport]]) -> None:
+    lazy, ring = plots.latencies(runs).axes
+    assert (lazy.get_title(loc="left"), ring.get_title(loc="left")) == ("Faults, lazy log", "Faults, ring log")
+    assert [line.get_label() for line in lazy.get_lines()] == ["serial", "lockless"]
+    assert len({line.get_linestyle() for line in lazy.get_lines()}) == 2  # not by colour alone
+
+
+def test_bars_are_the_pages_of_the_rounds(runs: list[tuple[Migrate, MigrateReport]]) -> None:
+    figure = plots.rounds(runs)
+    assert len(figure.axes) == 4
+    for axes, (_, report) in zip(figure.axes, runs, strict=True):
+        sent, found = ([bar.get_height() for bar in bars] for bars in axes.containers)
+        assert sent == [*(entry.pages for entry in report.rounds), report.last_pages]
+        assert found == [entry.found for entry in report.rounds]
+
+
+# --- the address space ------------------------------------------------------------------------------------------------
+
+
+def cells(figure: object, panel: int) -> list[int]:
+    return np.asarray(figure.axes[panel].images[0].get_array()).ravel().tolist()  # type: ignore[attr-defined]
+
+
+def test_cells_are_what_most_of_their_bytes_are() -> None:
+    s2 = Stage2()
+    s2.map(0x4000_0000, 16 * 4096, pa=0x8000_0000, prot=Prot.RW)
+    s2.map(0x4000_0000 + 16 * 4096, 16 * 4096, pa=0x9000_0000, prot=Prot.R)
+    s2.map(0x4020_0000, "2MiB", pa=0xA000_0000)
+    dirty = np.array([0x4000_0000, 0x4000_0000 + 20 * 4096], dtype=np.uint64)
+    figure = plots.address_space(s2, size=64 * 4096, dirty=dirty)
+    assert cells(figure, 0) == [1] * 32 + [0] * 32  # unmapped, 4 KiB, 2 MiB
+    assert cells(figure, 1) == [3, *[2] * 15, *[1] * 4, 3, *[1] * 11, *[0] * 32]
+    whole = plots.address_space(s2)
+    assert set(cells(whole, 0)) == {0, 1, 2}
+    assert cells(whole, 0).count(2) == 512  # 4 KiB a cell, or the picture would have more than 2048
+    assert cells(plots.address_space(s2.image()), 0) == cells(whole, 0)
+
+
+def test_nothing_to_draw_is_an_error() -> None:
+    with pytest.raises(OptionError, match="maps nothing"):
+        plots.address_space(Stage2())
+    for draw in (plots.latencies, plots.rounds, plots.migrations):
+        with pytest.raises(OptionError, match="no runs"):
+            draw([])
+    with pytest.raises(OptionError, match="no times"):
+        plots.times()
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_the_same_runs_give_the_same_file(kind: str, runs: list[tuple[Migrate, MigrateReport]], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        plots.save(plots.migrations(runs[2:]), tmp_path / f"{name}.{kind}")
+    first = (tmp_path / f"a.{kind}").read_bytes()
+    assert first == (tmp_path / f"b.{kind}").read_bytes()
+    if kind == "png":
+        assert first.startswith(b"\x89PNG")
+    else:
+        assert ElementTree.fromstring(first).tag.endswith("svg")
+        assert b"ring log, lockless" in first
+
+
+class Page(HTMLParser):
+    """Collects ids, and what a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "link", "img", "iframe", "object"):
+            self.fetched.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            elif name in ("src", "srcset") or (name.endswith("href") and not (value or "").startswith("#")):
+                self.fetched.append(f"{name}={value}")
+
+
+def test_a_page_stands_alone(runs: list[tuple[Migrate, MigrateReport]]) -> None:
+    text = migrations_page(runs)
+    page = Page()
+    page.feed(text)
+    assert page.fetched == []
+    assert "@import" not in text
+    assert len(page.ids) == len(set(page.ids)) > 10
+    used = re.findall(r'(?:url\(|href=")#([^)"]+)', text)
+    assert used
+    assert set(used) <= set(page.ids)
+    assert plots.INK in text  # once, where the page says what its ink is
+    assert text.count(plots.INK) == 1
+    assert "prefers-color-scheme: dark" in text
+    for shown in (s2pt.__version__, np.__version__, sys.version.split()[0], f"{runs[0][1].pages_sent:,}", "2MiB"):
+        assert f">{shown}" in text
+
+
+def test_what_a_page_shows_is_escaped(runs: list[tuple[Migrate, MigrateReport]]) -> None:
+    from s2pt.lab.page import page
+
+    text = page("<b>", "$x & <i>", options={"<u>": "<s>"}, tables=[("<q>", ["<p>"], [["<a>"]])], figures=[])
+    assert not re.search(r"<[buisqa]>", text)
+    assert "$x &amp; &lt;i&gt;" in text
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_draws_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    svg, html, png = (tmp_path / name for name in ("m.svg", "m.html", "d.png"))
+    assert run(["migrate", *FAST, "--plot", str(svg), "--html", str(html)]) == 0
+    assert run(["dirty-log", "-b", "2MiB", "--plot", str(png), "--html", str(tmp_path / "d.html")]) == 0
+    assert ElementTree.fromstring(svg.read_bytes()).tag.endswith("svg")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert html.read_text().count("<svg") == 2
+    assert "dirty 2" in (tmp_path / "d.html").read_text()
+    assert run(["predict", "-v", "1,2", "--draws", "2", "--policy", "lockless", "--plot", str(tmp_path / "p.svg")]) == 0
+    assert "Populate memory" in (tmp_path / "p.svg").read_text()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", ["migrate", "dirty-log", "predict"])
+def test_a_wrong_file_is_refused_before_anything_runs(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, match in [("x.pdf", "ends in .svg or .png"), ("no/x.svg", "folder that does not exist"), ("x", ".svg")]:
+        assert run([command, "--plot", str(tmp_path / name)]) == 2
+        said = capsys.readouterr()
+        assert match in said.err
+        assert said.err.count("\n") == 1
+        assert said.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_matplotlib_the_command_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.delitem(sys.modules, "s2pt.lab.plots")
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert run(["migrate", "--html", str(tmp_path / "x.html")]) == 2
+    said = capsys.readouterr()
+    assert said.err == "s2pt: error: --html needs matplotlib; install it with: pip install 's2pt[lab]'\n"
+    assert said.out == ""
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+SWEPT = [Migrate(**QUICK, policy=policy, seed=seed) for policy in ("serial", "lockless") for seed in (1, 2)]
+
+
+def judge(reports: list[MigrateReport]) -> None:
+    """Order shows in the lock: only that of the serial runs was held."""
+    assert [(report.lost_bytes, report.longest_hold_ns > 0) for report in reports] == [(0, True)] * 2 + [(0, False)] * 2
+
+
+@pytest.mark.parametrize("kind", ["here", "threads", "processes"])
+def test_a_sweep_runs_anywhere_in_order(kind: str) -> None:
+    if kind == "here":
+        judge(sweep(SWEPT))
+        return
+    spawn = get_context("spawn")
+    executor: Executor = ThreadPoolExecutor(2) if kind == "threads" else ProcessPoolExecutor(1, mp_context=spawn)
+    with executor:
+        judge(sweep(iter(SWEPT), executor))
+
+
+def test_a_sweep_runs_on_a_dask_cluster() -> None:
+    from dask.distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+        client.get_executor() as executor,
+    ):
+        judge(sweep(SWEPT, executor))
+
+
+def test_a_wrong_run_ends_a_sweep() -> None:
+    with ThreadPoolExecutor(1) as threads, pytest.raises(OptionError, match="write percent"):
+        sweep([SWEPT[0], Migrate(**QUICK, write_percent=101)], threads)
+
+
+def test_the_example_draws(tmp_path: Path) -> None:
+    script = [sys.executable, ROOT / "examples" / "sweep_policies.py", tmp_path / "s.svg", "--memory", "2MiB"]
+    done = subprocess.run([*map(str, script), "--bandwidth", "512MiB"], capture_output=True, text=True, check=True)
+    assert done.stdout.count("downtime") == 9
+    assert "ring log, lockless" in (tmp_path / "s.svg").read_text()
