@@ -255,6 +255,15 @@ def test_without_matplotlib_the_command_names_the_extra(
     assert said.out == ""
 
 
+def test_inspect_draws_a_dump(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dump = ROOT / "tests" / "data" / "kvm-traces" / "thpon_2vcpu.end.bin.xz"
+    assert run(["inspect", str(dump), "--plot", str(tmp_path / "t.svg")]) == 0
+    drawn = (tmp_path / "t.svg").read_text()
+    assert "2MiB, level 2" in drawn
+    assert "level 3" not in drawn  # 52 blocks, no page
+    assert "VTCR_EL2" in capsys.readouterr().out
+
+
 # --- sweeps -----------------------------------------------------------------------------------------------------------
 
 SWEPT = [Migrate(**QUICK, policy=policy, seed=seed) for policy in ("serial", "lockless") for seed in (1, 2)]

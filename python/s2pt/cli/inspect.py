@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
 from rich.table import Table
 
 import s2pt.image
-from s2pt._core import explain_vtcr, explain_vttbr
+from s2pt._core import Image, explain_vtcr, explain_vttbr
+from s2pt.cli import pictures
 from s2pt.cli.common import console, print_json, refuse
 from s2pt.cli.decode import print_fields
 from s2pt.types import DumpStyle, Mapping, Prot, format_size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["inspect"]
 
@@ -27,11 +31,14 @@ def inspect(
     style: Annotated[
         DumpStyle, typer.Option("--style", help="--dump: exact, or what Linux 6.12 or 7 prints, quirks and all.")
     ] = DumpStyle.EXACT,
+    plot: pictures.Plot = None,
 ) -> None:
     """Show a dumped table: registers decoded, geometry, runs of leaves, counts by size and permission."""
     if dump and json_:
         raise refuse("--dump prints text, --json prints JSON: choose one")
+    pictures.check(plot)
     image = s2pt.image.open(file)
+    pictures.write(plot, lambda: _draw(image))
     if dump:
         print(image.dump(style), end="")
         return
@@ -52,6 +59,12 @@ def inspect(
         print(f"{len(invalid):,} invalid entries that are not empty")
         for ipa, level, raw, text in invalid[: limit or None]:
             print(f"  {ipa:#x} level {level}: {raw:#x} {text}")
+
+
+def _draw(image: Image) -> Figure:
+    from s2pt.lab.plots import address_space
+
+    return address_space(image)
 
 
 def _alike(a: Mapping, b: Mapping) -> bool:
