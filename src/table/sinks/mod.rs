@@ -11,7 +11,7 @@ mod stall;
 pub use counting::{Counting, Counts};
 #[cfg(feature = "std")]
 pub use recording::{Record, Recording};
-#[cfg(feature = "std")]
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub(crate) use stall::wait;
 #[cfg(feature = "std")]
 pub use stall::{Stall, StallKind};
