@@ -28,7 +28,7 @@ from s2pt._core import Image, Stage2
 from s2pt.errors import ImageError
 from s2pt.types import Prot, format_size
 
-__all__ = ["Leaves", "html", "leaves_of", "svg"]
+__all__ = ["html", "svg"]
 
 Table = Stage2 | Image
 Ints = NDArray[np.int64]
