@@ -216,7 +216,7 @@ impl Tlb for Port {
             Event::Publish => self.publish(core),
             Event::Allocate { frame } => self.space.allocated(frame),
             Event::Free { frame } => self.free(frame),
-            Event::Retire { .. } | Event::Cache(_) | Event::Isb => {}
+            Event::Retire { .. } | Event::Cache(_) | Event::Isb | Event::Fill { .. } | Event::Return => {}
         });
     }
 }

@@ -174,7 +174,7 @@ impl WatchArg {
     /// A fresh keeper.
     pub fn watch(self) -> Watch {
         if self.0 {
-            Watch::Recording(Recording::new(RECORDED))
+            Watch::Recording(Recording::new(RECORDED).with_contents())
         } else {
             Watch::Counting(Box::default())
         }

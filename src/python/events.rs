@@ -4,15 +4,35 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyType};
 
-use super::report;
+use super::open::Table;
+use super::{report, types};
 use crate::arch::{CacheOp, Dsb, Scope, Tlbi};
-use crate::table::{Counts, Event, Record};
+use crate::table::{Counts, Event, Record, Recording};
 
 static EVENT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 /// Counts by name.
 pub fn counts<'py>(py: Python<'py>, counts: &Counts) -> PyResult<Bound<'py, PyDict>> {
     report::numbers(py, counts.iter())
+}
+
+/// A `s2pt.recording.Recording` of what a table did since it was asked the last time.
+pub fn recording<'py>(py: Python<'py>, table: &Table, watch: &Recording) -> PyResult<Bound<'py, PyAny>> {
+    let (records, dropped) = py.detach(|| (watch.take(), watch.dropped()));
+    let config = table.config();
+    let setup = PyDict::new(py);
+    setup.set_item("geometry", types::geometry(py, &config.geometry)?)?;
+    setup.set_item("root", table.root().get())?;
+    setup.set_item("vmid", config.vmid)?;
+    setup.set_item("fwb", config.fwb)?;
+    setup.set_item("xnx", config.xnx)?;
+    setup.set_item("tlbi_range", config.tlbi_range)?;
+    setup.set_item("semantics", if config.semantics.is_kvm() { "kvm" } else { "exact" })?;
+    let module = py.import("s2pt.recording")?;
+    let setup = module.getattr("Setup")?.call((), Some(&setup))?;
+    module
+        .getattr("Recording")?
+        .call1((setup, list(py, records)?, dropped))
 }
 
 /// A list of `s2pt.events.Event`.
@@ -111,6 +131,19 @@ pub fn describe<'py>(py: Python<'py>, event: &Event) -> PyResult<(&'static str, 
             "free"
         }
         Event::Publish => "publish",
+        Event::Fill {
+            entry,
+            count,
+            first,
+            step,
+        } => {
+            fields.set_item("entry", entry.get())?;
+            fields.set_item("count", count)?;
+            fields.set_item("first", first.raw())?;
+            fields.set_item("step", step)?;
+            "fill"
+        }
+        Event::Return => "return",
     };
     Ok((kind, fields))
 }

@@ -53,7 +53,7 @@ impl Hook {
         let told = match event {
             Event::Store { old, .. } => !old.is_empty(),
             Event::Tlbi(tlbi) => tlbi.is_stage2(),
-            Event::Dsb(_) | Event::Isb | Event::Publish => false,
+            Event::Dsb(_) | Event::Isb | Event::Publish | Event::Fill { .. } | Event::Return => false,
             _ => true,
         };
         if !told {

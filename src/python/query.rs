@@ -381,11 +381,46 @@ impl PyStage2 {
     /// >>> s2.write_protect(0x4000_0000, "2MiB")
     /// Changed(leaves=1, bytes=2MiB)
     /// >>> [event.kind for event in s2.events()]
-    /// ['store', 'dsb', 'tlbi_ipa', 'dsb', 'tlbi_stage1', 'dsb', 'isb']
+    /// ['store', 'dsb', 'tlbi_ipa', 'dsb', 'tlbi_stage1', 'dsb', 'isb', 'return']
     fn events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let table = self.table(py)?;
         match table.tlb().watch() {
             Watch::Recording(recording) => events::list(py, py.detach(|| recording.take())),
+            _ => Err(error::base(
+                py,
+                String::from("nothing was recorded: the table needs sink=\"recording\""),
+            )),
+        }
+    }
+
+    /// Take what was recorded since the last call as an object that can be checked, saved, and written for casemate.
+    ///
+    /// The same steps as `events` gives, and what one has to know of the table to read them. The last 65536 events of each
+    /// thread are kept; a recording that lost some cannot be checked.
+    ///
+    /// Returns
+    /// -------
+    /// s2pt.recording.Recording
+    ///
+    /// Raises
+    /// ------
+    /// S2ptError
+    ///     The table was not made with ``sink="recording"``.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2(sink="recording")
+    /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// Mapped(bytes=2MiB, kept=0B)
+    /// >>> s2.unmap(0x4000_0000, 4096)
+    /// 4096
+    /// >>> report = s2.trace().check()
+    /// >>> report.ok, report["I2"].checked > 0
+    /// (True, True)
+    fn trace<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let table = self.table(py)?;
+        match table.tlb().watch() {
+            Watch::Recording(recording) => events::recording(py, &table, recording),
             _ => Err(error::base(
                 py,
                 String::from("nothing was recorded: the table needs sink=\"recording\""),

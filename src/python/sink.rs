@@ -54,6 +54,14 @@ impl Sink {
         &self.watch
     }
 
+    /// A call is over.
+    #[inline]
+    pub fn returned(&self) {
+        if let Watch::Recording(recording) = &self.watch {
+            recording.returned();
+        }
+    }
+
     /// Whether a call may take long however little it does.
     ///
     /// A function as the sink may wait for anything, and for the GIL first of all: a peer that waits for the entry that its
@@ -75,6 +83,10 @@ impl Maintenance for Sink {
 impl Tlb for Sink {
     fn watches(&self) -> bool {
         !matches!(self.watch, Watch::Nobody) || self.port.get().is_some()
+    }
+
+    fn contents(&self) -> bool {
+        matches!(&self.watch, Watch::Recording(recording) if recording.contents())
     }
 
     #[inline(always)]

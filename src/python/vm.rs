@@ -504,6 +504,28 @@ impl PyVm {
         }
     }
 
+    /// Take what the table recorded since the last call, as `Stage2.trace` does.
+    ///
+    /// The steps of a `DirtyLog` run have no marks for the ends of calls.
+    ///
+    /// Returns
+    /// -------
+    /// s2pt.recording.Recording
+    ///
+    /// Raises
+    /// ------
+    /// S2ptError
+    ///     The VM was not made with ``sink="recording"``.
+    fn trace<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self.vm.stage2().tlb().watch() {
+            Watch::Recording(recording) => events::recording(py, self.vm.stage2(), recording),
+            _ => Err(error::base(
+                py,
+                String::from("nothing was recorded: the VM needs sink=\"recording\""),
+            )),
+        }
+    }
+
     /// Wait until every table frame that was unlinked is free.
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
         self.away(py, || self.vm.stage2().handle().drain())

@@ -7,11 +7,11 @@
 use super::View;
 use super::frames::Reserve;
 use super::reclaim::Access;
-use super::tlb::Tlb;
+use super::tlb::{Event, Tlb};
 use super::walk::At;
 #[cfg(s2pt_mutations)]
 use crate::arch::Format;
-use crate::arch::{Level, Pte};
+use crate::arch::{Level, Pa, Pte};
 use crate::memory::{Frame, TableMemory};
 use crate::sync::Ordering;
 
@@ -152,7 +152,45 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 self.subtree(reserve, part, ipa(index), heir.entry(index), piece).raw()
             });
         }
-        core.format.table(frame.into_pa())
+        let pa = frame.into_pa();
+        self.filled(pa);
+        core.format.table(pa)
+    }
+
+    /// Tells a sink that asks for it what a private table holds: runs of entries, each the one before plus a step.
+    #[inline(always)]
+    fn filled(&self, pa: Pa) {
+        if T::ACTIVE && self.core.tlb.contents() {
+            self.tell_contents(pa);
+        }
+    }
+
+    #[inline(never)]
+    fn tell_contents(&self, pa: Pa) {
+        // Relaxed: nobody else has seen this frame.
+        let table = self.core.memory.table(pa);
+        let at = |index: usize| table[index].load(Ordering::Relaxed);
+        let mut index = 0;
+        while index < table.len() {
+            let (first, start) = (at(index), index);
+            index += 1;
+            if first == 0 {
+                continue;
+            }
+            let step = match table.get(index) {
+                Some(_) if at(index) != 0 => at(index).wrapping_sub(first),
+                _ => 0,
+            };
+            while index < table.len() && at(index) != 0 && at(index).wrapping_sub(at(index - 1)) == step {
+                index += 1;
+            }
+            self.core.tlb.event(Event::Fill {
+                entry: Pa::new(pa.get() + 8 * start as u64),
+                count: (index - start) as u32,
+                first: Pte::from_raw(first),
+                step,
+            });
+        }
     }
 
     /// One entry of a table that is being built, with the tables below it.
@@ -195,7 +233,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         }
         mutated!(LostTableLeaks, return);
         if T::ACTIVE {
-            self.core.tlb.event(super::tlb::Event::Free { frame: pa });
+            self.core.tlb.event(Event::Free { frame: pa });
         }
         mutated!(LostTableTwice, reserve.put_back(Frame::from_pa(pa)));
         reserve.put_back(Frame::from_pa(pa));

@@ -48,6 +48,20 @@ pub enum Event {
     },
     /// New valid entries are complete: walkers must see them (DSB ISHST on hardware). One for a batch.
     Publish,
+    /// Entries of a table that nobody else can reach yet were filled: the first, and each next one by a step more. Entries
+    /// that stay empty are not told of. Only for a sink that asks for [`contents`](Tlb::contents).
+    Fill {
+        /// Physical address of the first entry.
+        entry: Pa,
+        /// How many.
+        count: u32,
+        /// The value of the first.
+        first: Pte,
+        /// What each next one has more, wrapping.
+        step: u64,
+    },
+    /// A call is over, and with it all that it owed. The table does not tell of it: who drives it may.
+    Return,
 }
 
 /// Receives every maintenance step of a table. Many threads call at once.
@@ -67,6 +81,12 @@ pub trait Tlb: Send + Sync {
     /// the TLBIs and barriers alone, as hardware needs it. Asked at any time; by default what `ACTIVE` says.
     fn watches(&self) -> bool {
         Self::ACTIVE
+    }
+
+    /// Whether it wants to be told what stands in a table before it is linked ([`Event::Fill`]): the table then reads again
+    /// what it has just written. Asked for each such table; by default no.
+    fn contents(&self) -> bool {
+        false
     }
 
     /// Whether it looks at anything at all: a sink that was told to do nothing when it was made says no, and is spared the
@@ -95,6 +115,10 @@ impl<T: Tlb> Tlb for &T {
         (**self).watches()
     }
 
+    fn contents(&self) -> bool {
+        (**self).contents()
+    }
+
     #[inline(always)]
     fn listens(&self) -> bool {
         (**self).listens()
@@ -111,6 +135,10 @@ impl<T: Tlb> Tlb for Arc<T> {
 
     fn watches(&self) -> bool {
         (**self).watches()
+    }
+
+    fn contents(&self) -> bool {
+        (**self).contents()
     }
 
     #[inline(always)]
@@ -130,6 +158,10 @@ impl<A: Tlb, B: Tlb> Tlb for (A, B) {
 
     fn watches(&self) -> bool {
         self.0.watches() || self.1.watches()
+    }
+
+    fn contents(&self) -> bool {
+        self.0.contents() || self.1.contents()
     }
 
     #[inline(always)]

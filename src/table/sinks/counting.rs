@@ -118,6 +118,7 @@ impl Tlb for Counting {
             Event::Allocate { .. } => &shard.allocated,
             Event::Retire { .. } => &shard.retired,
             Event::Free { .. } => &shard.freed,
+            Event::Fill { .. } | Event::Return => return,
         };
         // Relaxed: a statistic, ordered with nothing.
         counter.fetch_add(1, Ordering::Relaxed);

@@ -23,12 +23,15 @@ pub struct Record {
 /// Records events: a ring for each thread, one sequence number for all.
 ///
 /// The number is drawn when the event is offered. Two steps of different threads that race are numbered in some order;
-/// steps ordered by the protocol (a store after its TLBI, a free after its grace period) are numbered in that order.
+/// steps ordered by the protocol (a store after its TLBI, a free after its grace period) are numbered in that order. A
+/// compare-exchange is offered after it was done and before its thread does anything else, so of two that race on one entry
+/// the values tell which came first.
 #[derive(Debug)]
 pub struct Recording {
     next: AtomicU64,
     dropped: AtomicU64,
     capacity: usize,
+    contents: bool,
     rings: Vec<Mutex<VecDeque<Record>>>,
 }
 
@@ -40,7 +43,23 @@ impl Recording {
             next: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             capacity: capacity.max(1),
+            contents: false,
             rings,
+        }
+    }
+
+    /// And what stands in each table before it is linked ([`Event::Fill`]): with it a recording says everything that the
+    /// table ever held.
+    pub fn with_contents(self) -> Self {
+        Self { contents: true, ..self }
+    }
+
+    /// Notes that the calling thread has returned from a call ([`Event::Return`]), if it did anything in it.
+    pub fn returned(&self) {
+        let thread = thread_number();
+        let last = lock(&self.rings[thread % RINGS]).back().copied();
+        if last.is_some_and(|last| last.thread != thread || last.event != Event::Return) {
+            self.event(Event::Return);
         }
     }
 
@@ -66,6 +85,10 @@ fn lock(ring: &Mutex<VecDeque<Record>>) -> impl core::ops::DerefMut<Target = Vec
 }
 
 impl Tlb for Recording {
+    fn contents(&self) -> bool {
+        self.contents
+    }
+
     fn event(&self, event: Event) {
         let thread = thread_number();
         // AcqRel: one read-modify-write order over all threads, which the protocol's own ordering runs through.
