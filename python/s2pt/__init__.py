@@ -42,10 +42,12 @@ from s2pt.errors import (
     OutOfFramesError,
     PermissionFault,
     PtdumpError,
+    RecordingError,
     S2ptError,
     SizeError,
     TraceError,
     TranslationFault,
+    ViolationError,
 )
 from s2pt.explain import Explanation, Step, WalkFault
 from s2pt.machine import Violation
@@ -115,6 +117,7 @@ __all__ = [
     "Prot",
     "PtdumpError",
     "ReclaimStats",
+    "RecordingError",
     "S2ptError",
     "Semantics",
     "SizeError",
@@ -125,6 +128,7 @@ __all__ = [
     "Translation",
     "TranslationFault",
     "Violation",
+    "ViolationError",
     "Vm",
     "WalkFault",
     "WalkFlags",

@@ -9,7 +9,7 @@ The module is pure Python: the extension module, the model and the readers of du
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = [
     "AccessFlagFault",
@@ -30,10 +30,12 @@ __all__ = [
     "OutOfFramesError",
     "PermissionFault",
     "PtdumpError",
+    "RecordingError",
     "S2ptError",
     "SizeError",
     "TraceError",
     "TranslationFault",
+    "ViolationError",
 ]
 
 
@@ -176,6 +178,38 @@ class PtdumpError(ImageError):
 
 class TraceError(S2ptError, ValueError):
     """The text is no trace, or a cut-off one."""
+
+
+class RecordingError(S2ptError, ValueError):
+    """A recording cannot be checked, written or read: steps are missing, or a format has no words for it.
+
+    Attributes
+    ----------
+    line : int or None
+        The line that is wrong, counted from 1, if a file was read.
+    """
+
+    line: int | None
+
+    def __init__(self, message: str = "", line: int | None = None) -> None:
+        super().__init__(message if line is None else f"line {line}: {message}")
+        self.line = line
+
+
+class ViolationError(S2ptError):
+    """A recording breaks a rule of the protocol.
+
+    Attributes
+    ----------
+    violations : tuple of s2pt.recording.Violation
+        All that was found.
+    """
+
+    violations: tuple[Any, ...]
+
+    def __init__(self, message: str = "", violations: tuple[Any, ...] = ()) -> None:
+        super().__init__(message)
+        self.violations = violations
 
 
 class Fault(S2ptError):  # noqa: N818

@@ -29,11 +29,13 @@ class Event:
         Which thread took it; threads are numbered in the order in which they first did something.
     kind : str
         ``"store"``, ``"tlbi_ipa"``, ``"tlbi_range"``, ``"tlbi_vmid"``, ``"tlbi_stage1"``, ``"dsb"``, ``"isb"``,
-        ``"cache_data"``, ``"cache_instruction"``, ``"allocate"``, ``"retire"``, ``"free"`` or ``"publish"``.
+        ``"cache_data"``, ``"cache_instruction"``, ``"allocate"``, ``"fill"``, ``"retire"``, ``"free"``,
+        ``"publish"`` or ``"return"`` (the end of a call that did any of the others).
     fields : dict
         What belongs to a step of this kind: ``entry``, ``old``, ``new`` and ``release`` of a store; ``ipa``, ``pages``,
         ``level`` and ``scope`` of a TLBI; ``domain`` of a DSB; ``pa`` and ``size`` of a cache operation; ``frame`` and
-        ``level`` of a table frame.
+        ``level`` of a table frame; ``entry``, ``count``, ``first`` and ``step`` of a fill, which says what stands in
+        a table that nobody can reach yet: `count` entries from `entry` on, each by `step` more than the one before.
 
     Examples
     --------

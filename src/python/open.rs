@@ -101,7 +101,7 @@ impl Open {
         let remembered = REGISTRATIONS.try_with(|all| self.remembered(&all.borrow()));
         let handle = remembered.ok().flatten();
         let done = work(&handle.unwrap_or_else(|| self.registered()));
-        self.0.tlb().returned();
+        self.table.tlb().returned();
         done
     }
 
@@ -185,7 +185,7 @@ impl OpenVm {
         let remembered = VCPUS.try_with(|all| self.remembered(&mut all.borrow_mut()));
         let mut vcpu = remembered.ok().flatten().unwrap_or_else(|| self.vm.vcpu());
         let done = work(&mut vcpu);
-        self.0.stage2().tlb().returned();
+        self.vm.stage2().tlb().returned();
         // A thread that is ending remembers nothing.
         let _ = VCPUS.try_with(|all| self.remember(all, vcpu.park()));
         done

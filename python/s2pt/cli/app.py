@@ -9,6 +9,7 @@ import sys
 import typer
 
 from s2pt.cli.bench import bench
+from s2pt.cli.check import check
 from s2pt.cli.decode import decode
 from s2pt.cli.diff import diff
 from s2pt.cli.dirty_log import dirty_log
@@ -36,6 +37,7 @@ app.command("inspect")(inspect)
 app.command("explain")(explain)
 app.command("diff")(diff)
 app.command("decode")(decode)
+app.command("check")(check)
 app.command("bench")(bench)
 app.command("predict")(predict)
 
@@ -51,8 +53,8 @@ def run(arguments: list[str]) -> int:
     Returns
     -------
     int
-        Exit code: 0 done, 1 `--check` found something unexplained, two tables differ or a migration lost a byte,
-        2 a mistake, 130 interrupted.
+        Exit code: 0 done, 1 `--check` found something unexplained, two tables differ, a migration lost a byte or a
+        recording breaks a rule, 2 a mistake, 130 interrupted.
     """
     try:
         code = app(args=arguments, prog_name="s2pt", standalone_mode=False)
