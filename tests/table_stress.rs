@@ -661,12 +661,6 @@ fn chaos_without_frames_loses_no_reservation() {
     assert!(refused.load(Ordering::Relaxed) > 0);
 }
 
-/// The mark that a test puts into the log when a call has returned.
-const RETURNED: Event = Event::Retire {
-    frame: Pa::new(0xdead_0000),
-    level: Level::L3,
-};
-
 /// Every break is followed, in its own thread, by a TLBI that covers it and a DSB, and only then by the make; every right that
 /// goes is invalidated before the call returns; a frame goes back after the make of its parent entry, and nobody writes to it then.
 #[test]
@@ -715,7 +709,7 @@ fn the_log_shows_break_invalidate_make_free() {
                 7 => view.collapse(Ipa::new(start), 4 * block).map(drop),
                 _ => view.test_and_clear_young(at, size, true).map(drop),
             };
-            table.tlb().0.event(RETURNED);
+            table.tlb().0.returned();
         }
     };
     let judged = AtomicU64::new(0);
@@ -725,7 +719,7 @@ fn the_log_shows_break_invalidate_make_free() {
         assert_eq!(table.tlb().0.dropped(), 0);
         // A frame that was linked in an earlier log has no link in this one: start each from an empty ground.
         view.unmap(Ipa::new(start), 8 * block).unwrap();
-        table.tlb().0.event(RETURNED);
+        table.tlb().0.returned();
         view.drain();
         let log = table.tlb().0.take();
         judged.fetch_add(judge(&log, &table, level2, start), Ordering::Relaxed);
@@ -795,7 +789,7 @@ fn judge<T: Tlb>(log: &[Record], table: &Stage2<Arena, T>, level2: u64, start: u
                 let life = life_at(&lives, frame, record.sequence).expect("a free frame was linked");
                 lives.get_mut(&frame).unwrap()[life].ipa = Some(ipa);
             }
-            Event::Retire { frame, .. } if record.event != RETURNED => {
+            Event::Retire { frame, .. } => {
                 let life = life_at(&lives, frame.get(), record.sequence).expect("a free frame was retired");
                 let life = &mut lives.get_mut(&frame.get()).unwrap()[life];
                 assert!(
@@ -902,7 +896,7 @@ fn judge<T: Tlb>(log: &[Record], table: &Stage2<Arena, T>, level2: u64, start: u
                         broken.done = 2;
                     }
                 }
-                event if event == RETURNED => {
+                Event::Return => {
                     assert!(open.is_empty(), "a call returned and left {open:?}");
                     for broken in narrowed.drain(..) {
                         assert_eq!(broken.done, 2, "{broken:?} is still writable somewhere");

@@ -56,7 +56,7 @@ def test_batch_calls_of_threads_keep_the_rules():
     s2.drain()
     report = s2.trace().check(outputs=lambda ipa: ipa).raise_if_bad()
     assert report.threads >= 3
-    assert report["I2"].checked > 3000
+    assert report["I2"].checked >= 512, "who comes first finds half of the pages there"
 
 
 @pytest.mark.parametrize("policy", ["serial", "parallel", "lockless"])

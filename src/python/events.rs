@@ -30,9 +30,7 @@ pub fn recording<'py>(py: Python<'py>, table: &Table, watch: &Recording) -> PyRe
     setup.set_item("semantics", if config.semantics.is_kvm() { "kvm" } else { "exact" })?;
     let module = py.import("s2pt.recording")?;
     let setup = module.getattr("Setup")?.call((), Some(&setup))?;
-    module
-        .getattr("Recording")?
-        .call1((setup, list(py, records)?, dropped))
+    module.getattr("Recording")?.call1((setup, list(py, records)?, dropped))
 }
 
 /// A list of `s2pt.events.Event`.
