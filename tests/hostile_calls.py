@@ -79,7 +79,7 @@ PARAMETERS: dict[str, Pick] = {
     "skip"),
     "ipa_bits": one_of(32, 36, 40, 48), "granule": one_of(4096, "16KiB", "64KiB"), "pa_bits": one_of(40, 44, 48, 52),
     "start_level": one_of(None, 0, 1, 2), "lpa2": _bool, "fwb": _bool, "xnx": _bool, "blocks": one_of(None, *Blocks),
-    "semantics": one_of(*Semantics), "vmid": _small, "frames": one_of(None, 1, 4, 24), "pending_limit": one_of(None, 16, 64), "tlbi_range": _bool, "ha": _bool,
+    "semantics": one_of(*Semantics), "vmid": _small, "frames": one_of(None, 1, 4, 24), "tlbi_range": _bool, "ha": _bool,
     "hd": _bool, "sink": one_of(None, "counting", "recording", lambda *_: None), "stall_tlbi_ns": one_of(0, 1, 1000),
     "stall_how": one_of("sleep", "spin"), "dialect": one_of("own", "kvm6", "kvm7"), "memory": one_of("4MiB", 4 * MIB,
     None),
@@ -120,7 +120,8 @@ PARAMETERS: dict[str, Pick] = {
     "records": one_of(np.zeros(2, s2pt.trace.EVENT), np.zeros(0, s2pt.trace.LEAF)), "pagemap": _none,
     "hardware_af": _bool,
     "page_size": one_of(4096, 65536), "where": _text, "about": one_of({}, {"geometry": {}}), "has_calls": _bool,
-    "pending": _small, "retired": _small, "freed": _small, "peak": _small, "overruns": _small,
+    "pending_limit": one_of(None, 16, 64), "pending": _small, "retired": _small, "freed": _small, "peak": _small,
+    "overruns": _small,
     "runs": one_of([]), "page": one_of(PAGE), "hva": _address, "t_us": _small, "time_us": _small,
 }  # fmt: skip
 
@@ -245,7 +246,7 @@ RECEIVERS: dict[str, tuple[Callable[[], Any], ...]] = {
     "s2pt.types.Mapped": (lambda: s2pt.Mapped(0, 0),),
     "s2pt.types.Changed": (lambda: s2pt.Changed(0, 0),),
     "s2pt.types.Entry": (lambda: small_table().lookup(0),),
-    "s2pt.types.ReclaimStats": (lambda: small_table().reclaim(),),
+    "s2pt.types.ReclaimStats": (lambda: small_table().reclaim,),
     "s2pt.types.Stats": (lambda: small_table().stats(),),
     "s2pt.types.Geometry": (_shape,),
     "s2pt.types.Prot": (lambda: Prot.RW,),
