@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use s2pt::arch::{Ipa, Pa};
+use s2pt::arch::{Ipa, Pa, Scope};
 use s2pt::table::{Counting, Event, Tlb};
 use s2pt::vm::workload::{Control, DirtyLog, DirtyLogReport, Maintenance, Phase, WorkloadError};
 use s2pt::vm::{Backing, Error, FaultClass, OutcomeClass, Policy, Slot};
@@ -231,7 +231,7 @@ fn a_vcpu_that_fails_ends_the_run_with_its_error() {
     assert!(matches!(failed, Err(WorkloadError::Access { .. })), "{failed:?}");
 }
 
-/// Holds the first vCPU that issues a TLBI until a second one does, or for so long.
+/// Holds the first vCPU that issues a TLBI of a fault (the host's are broadcast) until a second one does, or for so long.
 struct Meeting {
     patience: Duration,
     /// How many are inside, whether two were, and whether one has waited.
@@ -241,7 +241,7 @@ struct Meeting {
 
 impl Tlb for Meeting {
     fn event(&self, event: Event) {
-        if !matches!(event, Event::Tlbi(tlbi) if tlbi.is_stage2()) {
+        if !matches!(event, Event::Tlbi(tlbi) if tlbi.is_stage2() && tlbi.scope() == Scope::Local) {
             return;
         }
         let mut state = self.state.lock().unwrap();
