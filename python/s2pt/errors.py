@@ -191,9 +191,15 @@ class RecordingError(S2ptError, ValueError):
 
     line: int | None
 
-    def __init__(self, message: str = "", line: int | None = None) -> None:
-        super().__init__(message if line is None else f"line {line}: {message}")
+    def __init__(
+        self, message: str = "", ipa: int | None = None, level: int | None = None, line: int | None = None
+    ) -> None:
+        super().__init__(message, ipa, level)
         self.line = line
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if self.line is None else f"line {self.line}: {message}"
 
 
 class ViolationError(S2ptError):
@@ -207,8 +213,14 @@ class ViolationError(S2ptError):
 
     violations: tuple[Any, ...]
 
-    def __init__(self, message: str = "", violations: tuple[Any, ...] = ()) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str = "",
+        ipa: int | None = None,
+        level: int | None = None,
+        violations: tuple[Any, ...] = (),
+    ) -> None:
+        super().__init__(message, ipa, level)
         self.violations = violations
 
 

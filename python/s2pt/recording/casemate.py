@@ -202,7 +202,7 @@ class Line:
         """Read a field in hex."""
         text = self.fields.get(name)
         if text is None:
-            raise RecordingError(f"{self.name} has no {name}", self.number_of)
+            raise RecordingError(f"{self.name} has no {name}", line=self.number_of)
         return _hex(text, self.number_of)
 
     def __str__(self) -> str:
@@ -217,7 +217,7 @@ _TOKEN = re.compile(r'\s*(?:([()])|("[^"]*")|([^\s()"]+))')
 
 def _hex(text: str, line: int) -> int:
     if not _HEX.fullmatch(text):
-        raise RecordingError(f"{text!r} is no number", line)
+        raise RecordingError(f"{text!r} is no number", line=line)
     return int(text, 16)
 
 
@@ -247,29 +247,29 @@ def _line(text: str, number: int) -> Line:
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
-            raise RecordingError("an unfinished text", number)
+            raise RecordingError("an unfinished text", line=number)
         tokens.append(match[1] or match[2] or match[3])
         at = match.end()
     if len(tokens) < 3 or tokens[0] != "(" or tokens[-1] != ")" or tokens[1] in "()":
-        raise RecordingError("a line is (name (field value)...)", number)
+        raise RecordingError("a line is (name (field value)...)", line=number)
     name, words, fields = tokens[1], [], {}
     at = 2
     while at < len(tokens) - 1:
         if tokens[at] != "(":
             if tokens[at] == ")":
-                raise RecordingError("a parenthesis too many", number)
+                raise RecordingError("a parenthesis too many", line=number)
             words.append(tokens[at])
             at += 1
             continue
         if at + 3 >= len(tokens) or tokens[at + 3] != ")" or tokens[at + 1] in "()" or tokens[at + 2] in "()":
-            raise RecordingError("a field is (name value)", number)
+            raise RecordingError("a field is (name value)", line=number)
         if tokens[at + 1] in fields:
-            raise RecordingError(f"{tokens[at + 1]} is there twice", number)
+            raise RecordingError(f"{tokens[at + 1]} is there twice", line=number)
         fields[tokens[at + 1]] = tokens[at + 2]
         at += 4
     for needed in ("id", "tid"):
         if needed not in fields:
-            raise RecordingError(f"{name} has no {needed}", number)
+            raise RecordingError(f"{name} has no {needed}", line=number)
     ids = _hex(fields.pop("id"), number), _hex(fields.pop("tid"), number)
     return Line(name, *ids, tuple(words), fields, number)
 
@@ -305,7 +305,9 @@ class _Reader:
                 vtcr = line.number("value")
                 ipa_bits, start = 64 - (vtcr & 63), 2 - (vtcr >> 6 & 3)
                 if not 16 <= ipa_bits <= 48 or start < 0 or vtcr >> 14 & 3 or vtcr >> 32 & 1:
-                    raise RecordingError(f"{vtcr:#x} is no vtcr_el2 of the 4K granule without LPA2", line.number_of)
+                    raise RecordingError(
+                        f"{vtcr:#x} is no vtcr_el2 of the 4K granule without LPA2", line=line.number_of
+                    )
                 break
         for line in self.lines:
             if line.name == "sysreg-write" and line.fields.get("sysreg") == "vttbr_el2":
@@ -353,12 +355,12 @@ class _Reader:
                 if line.fields.get("sysreg") == "vttbr_el2":
                     root = line.number("value") & (1 << 48) - PAGE
                     if root != self.setup.root:
-                        raise RecordingError(f"a second table, {root:#x}: one table a log", line.number_of)
+                        raise RecordingError(f"a second table, {root:#x}: one table a log", line=line.number_of)
                     self.begin(line)
             case name if name in PASSED_OVER:
                 pass
             case name:
-                raise RecordingError(f"{name!r} is no line that is known", line.number_of)
+                raise RecordingError(f"{name!r} is no line that is known", line=line.number_of)
 
     def in_root(self, frame: int) -> bool:
         return 0 <= frame - self.setup.root < self.setup.geometry.root_frames * PAGE
@@ -366,7 +368,7 @@ class _Reader:
     def frames(self, line: Line) -> range:
         address, size = line.number("address"), line.number("size")
         if address % PAGE or size % PAGE or size > 1 << 24:
-            raise RecordingError(f"{address:#x} +{size:#x} is no run of frames", line.number_of)
+            raise RecordingError(f"{address:#x} +{size:#x} is no run of frames", line=line.number_of)
         return range(address, address + size, PAGE)
 
     def begin(self, line: Line) -> None:
@@ -391,7 +393,7 @@ class _Reader:
 
     def write(self, line: Line, entry: int, value: int, release: bool) -> None:
         if entry % 8:
-            raise RecordingError(f"{entry:#x} is not aligned to 8", line.number_of)
+            raise RecordingError(f"{entry:#x} is not aligned to 8", line=line.number_of)
         frame, old = entry & -PAGE, self.memory.get(entry, 0)
         self.memory[entry] = value
         if frame in self.live:
@@ -405,7 +407,7 @@ class _Reader:
             event = Event(len(self.events), self.owners[frame], "fill", fields)
             self.events.append(event)
         else:
-            raise RecordingError(f"{entry:#x} is written, which no mem-init told of", line.number_of)
+            raise RecordingError(f"{entry:#x} is written, which no mem-init told of", line=line.number_of)
 
     def barrier(self, line: Line) -> None:
         if line.words == ("isb",):
@@ -415,7 +417,7 @@ class _Reader:
             kind = {"sy": "ish", "st": "ishst"}.get(line.fields["kind"], line.fields["kind"])
             self.step(line, "dsb", domain=kind)
         else:
-            raise RecordingError("a barrier is isb, or dsb with its kind", line.number_of)
+            raise RecordingError("a barrier is isb, or dsb with its kind", line=line.number_of)
 
     def tlbi(self, line: Line) -> None:
         match line.words:

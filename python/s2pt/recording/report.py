@@ -126,7 +126,7 @@ class Report:
         """
         if not self.ok:
             first, *rest = self.violations
-            raise ViolationError(f"{first}" + (f", and {len(rest)} more" if rest else ""), self.violations)
+            raise ViolationError(f"{first}" + (f", and {len(rest)} more" if rest else ""), violations=self.violations)
         return self
 
     def __str__(self) -> str:
