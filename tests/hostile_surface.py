@@ -16,8 +16,8 @@ import s2pt
 
 # Modules whose names no user writes, or that are programs: the command has its own hostile options, the oracles and the
 # recorded runs are test programs that start QEMU and read files, the search for an order and the checker of
-# recordings read what was recorded (the latter's own tests give it broken files), and the lab calculates, with packages of
-# its own.
+# recordings read what was recorded (the latter's own tests give it broken files), and the lab calculates, with packages
+# of its own.
 NOT_CALLED = (
     "s2pt.cli", "s2pt.__main__", "s2pt.lab", "s2pt.testing.kvm", "s2pt.testing.mmu", "s2pt.testing.linearizability",
     "s2pt.recording",
