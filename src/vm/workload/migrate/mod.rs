@@ -81,6 +81,9 @@ impl Default for Migrate {
 /// What a harvest found, as page numbers of the slot.
 type Pages = Vec<u64>;
 
+/// What happens to pages before they are protected, if it is to be done wrongly.
+type Early<'e> = &'e mut dyn FnMut(&[u64]) -> Result<(), WorkloadError>;
+
 impl Migrate {
     /// Migrates the guest memory of `slot` of `vm`, whose table the CPUs of `machine` walk. Afterwards the log is off, and
     /// what was mapped stays so.
@@ -260,7 +263,7 @@ impl<M: TableMemory, T: Tlb> Migration<'_, M, T> {
         self.crowd.measure();
         let mut dirty: Pages = (0..self.pages).collect();
         // In the modes in which everything counts as dirty this takes that back, before the first copy.
-        self.harvest(&mut |_| Ok(()))?;
+        self.harvest(None)?;
         loop {
             self.end_early()?;
             let since = Instant::now();
@@ -269,7 +272,7 @@ impl<M: TableMemory, T: Tlb> Migration<'_, M, T> {
             let pages = dirty.len() as u64;
             let since = Instant::now();
             let mut early = |pages: &[u64]| transfer.send(pages);
-            let (next, too_early) = self.harvest(&mut early)?;
+            let (next, too_early) = self.harvest(Some(&mut early))?;
             report.rounds.push(Round {
                 pages,
                 sent,
@@ -289,7 +292,7 @@ impl<M: TableMemory, T: Tlb> Migration<'_, M, T> {
         let stopped = Instant::now();
         self.crowd.pause()?;
         let mut early = |pages: &[u64]| transfer.send(pages);
-        let (last, too_early) = self.harvest(&mut early)?;
+        let (last, too_early) = self.harvest(Some(&mut early))?;
         if !too_early {
             dirty.extend(last);
             dirty.sort_unstable();
@@ -304,12 +307,8 @@ impl<M: TableMemory, T: Tlb> Migration<'_, M, T> {
         Ok(report)
     }
 
-    /// Which pages were written to since the last harvest. `early` is what happens to them before they are protected, if it is
-    /// to be done wrongly; then true.
-    fn harvest(
-        &self,
-        early: &mut dyn FnMut(&[u64]) -> Result<(), WorkloadError>,
-    ) -> Result<(Pages, bool), WorkloadError> {
+    /// Which pages were written to since the last harvest; and whether `early` was done with them.
+    fn harvest(&self, early: Option<Early<'_>>) -> Result<(Pages, bool), WorkloadError> {
         let (vm, id) = (self.vm, self.slot.id);
         if vm.ring_mode() {
             let found = vm.harvest_rings()?;
@@ -321,13 +320,16 @@ impl<M: TableMemory, T: Tlb> Migration<'_, M, T> {
         if self.options.log.mode == DirtyLogMode::Auto {
             return Ok((pages, false));
         }
-        if self.options.too_early {
+        let early = early.filter(|_| self.options.too_early);
+        let too_early = early.is_some();
+        if let Some(early) = early {
             early(&pages)?;
-            // The guest has its turn in between, so that what is done wrongly shows.
+            // The guest has its turn in between, and none later: what is done wrongly shows, and is not made good by chance.
             self.crowd.let_work(64)?;
+            self.crowd.pause()?;
         }
         vm.clear_dirty_log(id, 0, self.pages, &bitmap)?;
-        Ok((pages, self.options.too_early))
+        Ok((pages, too_early))
     }
 
     fn end_early(&self) -> Result<(), WorkloadError> {
