@@ -254,6 +254,21 @@ def test_dropped_steps_are_refused():
         trace.casemate()
 
 
+def test_what_is_no_recording_is_refused():
+    trace = _one_page()[0]
+    for setup, events in ((None, ()), (trace.setup, [1]), (trace.setup, 5)):
+        with pytest.raises(TypeError):
+            Recording(setup, events)
+    with pytest.raises(KeyError):
+        trace.check()["I9"]
+    for event in (Event(0, 0, "store", {}), Event(0, 0, "unheard", {}), Event(0, 0, "free", {"frame": None})):
+        with pytest.raises(RecordingError):
+            renumbered(trace, [*trace.events, event]).check()
+    first, second = trace.events[:2]
+    with pytest.raises(RecordingError, match="comes after"):
+        Recording(trace.setup, [second, first]).check()
+
+
 def test_nothing_is_recorded_without_a_recording_sink():
     for table in (Stage2(), Stage2(sink="counting"), Vm(memory="4MiB")):
         with pytest.raises(s2pt.S2ptError, match="nothing was recorded"):

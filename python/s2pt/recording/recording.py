@@ -37,6 +37,8 @@ class Recording:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "events", tuple(self.events))
+        if not isinstance(self.setup, Setup) or not all(isinstance(event, Event) for event in self.events):
+            raise TypeError("a recording is made of a Setup and of Events")
 
     def __len__(self) -> int:
         return len(self.events)

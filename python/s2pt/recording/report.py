@@ -114,7 +114,10 @@ class Report:
 
     def __getitem__(self, name: str) -> Invariant:
         """Give the row of an invariant."""
-        return next(row for row in self.invariants if row.name == name)
+        found = next((row for row in self.invariants if row.name == name), None)
+        if found is None:
+            raise KeyError(name)
+        return found
 
     def raise_if_bad(self) -> Report:
         """Return the report itself, or raise.
