@@ -60,12 +60,17 @@ fn model(name: &'static str, preemptions: usize, body: impl Fn() + Sync + Send +
 }
 
 fn table(levels: u32, frames: u32) -> Arc<Table> {
-    let memory = Arc::new(ModelMemory::new(Pa::new(0x10_0000), frames, 2));
+    table_of(levels, 1, frames)
+}
+
+/// With `1 << stride` entries a table.
+fn table_of(levels: u32, stride: u32, frames: u32) -> Arc<Table> {
+    let memory = Arc::new(ModelMemory::new(Pa::new(0x10_0000), frames, 1 << stride));
     let told = Told {
         stage2: AtomicUsize::new(0),
         freed: AtomicUsize::new(0),
     };
-    Arc::new(Stage2::new(Config::new(Geometry::tiny(levels, 1)), memory, told).unwrap())
+    Arc::new(Stage2::new(Config::new(Geometry::tiny(levels, stride)), memory, told).unwrap())
 }
 
 fn map(view: &View<'_>, ipa: u64, size: u64, pa: u64, existing: Existing) -> Result<u64, Error> {
@@ -206,6 +211,24 @@ fn an_unlink_above_meets_one_that_is_called_off() {
             Ok(bytes) => assert_eq!((bytes, removed), (2 * PAGE, PAGE), "after the mark was gone"),
             Err(error) => assert!(matches!(error, Error::Conflict { .. }) && removed == PAGE, "{error}"),
         }
+        settled(&table);
+    });
+}
+
+/// Entries are thawed in ascending order: a walk inside of the table can lock the first and find the next FROZEN.
+#[test]
+fn who_meets_a_frozen_entry_lets_go_of_what_he_holds() {
+    model("unmap of two pages/unlink that is called off", 2, || {
+        let table = table_of(2, 2, 3);
+        let view = table.handle();
+        for page in [0, PAGE] {
+            map(&view, page, PAGE, A + page, Existing::Keep).unwrap();
+        }
+        view.annotate(Ipa::new(3 * PAGE), PAGE, 7).unwrap();
+        drop(view);
+        let other = spawn(&table, |table| table.handle().unmap(Ipa::new(0), 2 * PAGE).unwrap());
+        refused(&table.handle());
+        assert_eq!(other.join().unwrap(), 2 * PAGE);
         settled(&table);
     });
 }

@@ -121,28 +121,19 @@ fn the_last_page_takes_its_table_along() {
 }
 
 #[test]
-fn frames_at_hand_are_claimed_and_let_go() {
+fn frames_at_hand_are_let_go_by_a_call_that_needs_more() {
     let table = table();
-    map(&table, 0, PAGE);
+    map(&table, 9 * BLOCK, PAGE);
     let cache = FrameCache::new(table.memory(), 2);
     let view = table.handle().with_frame_cache(&cache);
-    for _ in 0..4 {
-        // Frames are set aside for what the plan counts; a refusal uses none.
-        let (attrs, options) = (Attrs::new(Prot::RW), pages(Existing::Error));
-        let refused = view.map(Ipa::new(0), BLOCK + PAGE, Pa::new(PA), &attrs, options);
-        assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
-        let kept = view.map(Ipa::new(BLOCK), PAGE, Pa::new(PA), &attrs, pages(Existing::Keep));
-        kept.unwrap();
-        view.unmap(Ipa::new(BLOCK), PAGE).unwrap();
-    }
-    let device = view.map(
-        Ipa::new(BLOCK),
-        2 * PAGE,
-        Pa::new(PA),
-        &Attrs::new(Prot::RW),
-        pages(Existing::Keep),
-    );
-    device.unwrap();
+    let (attrs, options) = (Attrs::new(Prot::RW), pages(Existing::Keep));
+    let map = |ipa: u64, size: u64| view.map(Ipa::new(ipa), size, Pa::new(PA + ipa), &attrs, options);
+    map(8 * BLOCK, PAGE).unwrap(); // one is used, one is at hand
+    let in_use = table.memory().frames_in_use();
+    table.memory().set_quota(Some(in_use));
+    let refused = map(0, 4 * BLOCK);
+    assert!(matches!(refused, Err(Error::OutOfFrames { .. })), "{refused:?}");
+    map(0, PAGE).expect("the frame at hand is there for who asks for no more");
     drop(view);
     drop(cache);
     settled(&table);
@@ -168,16 +159,22 @@ fn a_cut_without_frames_leaves_the_block_as_it_was() {
 
 #[test]
 fn a_map_happens_wholly_or_not_at_all() {
-    for request in 0..8 {
-        let table = table();
-        table.memory().fail_allocation(request);
-        let (attrs, options) = (Attrs::new(Prot::RW), pages(Existing::Keep));
-        let done = table
-            .handle()
-            .map(Ipa::new(BLOCK - PAGE), 4 * BLOCK, Pa::new(PA), &attrs, options);
-        let mapped = table.handle().stats().mapped_bytes;
-        assert_eq!(mapped, if done.is_ok() { 4 * BLOCK } else { 0 }, "{done:?}");
-        settled(&table);
+    let shortages: [fn(&Arena, usize); 2] = [
+        |arena, frames| arena.fail_allocation(frames),
+        |arena, frames| arena.set_quota(Some(arena.frames_in_use() + frames)),
+    ];
+    for shortage in shortages {
+        for frames in 0..8 {
+            let table = table();
+            map(&table, 9 * BLOCK, PAGE); // so that the tables of pages are linked one by one
+            shortage(table.memory(), frames);
+            let (attrs, options) = (Attrs::new(Prot::RW), pages(Existing::Keep));
+            let view = table.handle();
+            let done = view.map(Ipa::new(BLOCK - PAGE), 4 * BLOCK, Pa::new(PA), &attrs, options);
+            let mapped = view.stats().mapped_bytes - PAGE;
+            assert_eq!(mapped, if done.is_ok() { 4 * BLOCK } else { 0 }, "{done:?}");
+            settled(&table);
+        }
     }
 }
 
@@ -371,31 +368,67 @@ fn a_frame_comes_zeroed() {
     }
 }
 
+/// A frame is taken the moment it is on the free list, while the call that frees it may still be under way.
 #[test]
 fn a_frame_stays_as_its_taker_filled_it() {
     let arena = Arena::new(ArenaOptions {
-        capacity_frames: 2,
+        capacity_frames: 3,
         ..ArenaOptions::default()
     });
     let arena = arena.unwrap();
-    std::thread::scope(|scope| {
-        for me in 1..=3 {
-            let arena = &arena;
-            scope.spawn(move || {
-                for _ in 0..20_000 {
-                    if arena.reserve(1).is_err() {
-                        std::thread::yield_now();
-                        continue;
-                    }
-                    let mut frame = arena.take();
-                    arena.fill(&mut frame, |_| me);
-                    let entries = arena.table(frame.pa());
-                    let whole = entries.iter().all(|entry| entry.load(Ordering::Relaxed) == me);
-                    assert!(whole, "a frame was zeroed, or handed out, under its owner");
-                    arena.free(frame);
+    arena.reserve(1).unwrap();
+    let mut next = Some(arena.take());
+    for _ in 0..300 {
+        let freed = next.take().unwrap();
+        let wanted = freed.pa();
+        std::thread::scope(|scope| {
+            let freeing = scope.spawn(|| arena.free(freed));
+            let mut frame = loop {
+                arena.reserve(1).unwrap();
+                let frame = arena.take();
+                if frame.pa() == wanted {
+                    break frame;
                 }
-            });
-        }
-    });
+                arena.free(frame);
+            };
+            arena.fill(&mut frame, |_| 7);
+            freeing.join().unwrap();
+            let entries = arena.table(wanted);
+            let whole = entries.iter().all(|entry| entry.load(Ordering::Relaxed) == 7);
+            assert!(whole, "a frame was zeroed under who had taken it");
+            next = Some(frame);
+        });
+    }
+    arena.free(next.unwrap());
     assert_eq!((arena.stats().in_use, arena.stats().reserved), (0, 0));
+}
+
+#[test]
+fn who_waits_for_a_peer_holds_nothing_meanwhile() {
+    let exact: fn(&mut Config) = |_| {};
+    let kvm: fn(&mut Config) = |config| {
+        (config.semantics, config.fwb, config.tlbi_range) = (Semantics::Kvm, true, true);
+    };
+    for change in [exact, kvm] {
+        let table = table_as(change);
+        map(&table, 0, 3 * PAGE);
+        let peer = Ipa::new(PAGE);
+        let held = table.handle().poke(peer, Level::L3, Pte::LOCKED).unwrap();
+        std::thread::scope(|scope| {
+            let unmap = scope.spawn(|| table.handle().unmap(Ipa::new(0), 2 * PAGE));
+            // Page 0 goes although page 1 keeps the walk waiting. (The deadline is for who does not let go of it.)
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            let waits = table.handle().without_waiting();
+            let gone = loop {
+                match waits.lookup(Ipa::new(0)).unwrap().pte.is_empty() {
+                    false if std::time::Instant::now() < deadline => std::thread::yield_now(),
+                    gone => break gone,
+                }
+            };
+            table.handle().poke(peer, Level::L3, held).unwrap();
+            assert_eq!(unmap.join().unwrap(), Ok(2 * PAGE));
+            assert!(gone, "page 0 is held while the walk waits for the peer who has page 1");
+        });
+        settled(&table);
+    }
 }

@@ -206,7 +206,7 @@ def test_bars_hold_the_letters_figures() -> None:
         assert found[figure[:3]].high < 1.6 * found[figure[:3]].low
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_kept_costs_are_found_again_from_eight_figures() -> None:
     """And the other twenty are not looked at: here they are nonsense."""
     given = tuple(figure if figure.fitted else figure._replace(seconds=1e6) for figure in figures())

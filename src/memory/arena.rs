@@ -293,7 +293,11 @@ impl Arena {
         // SAFETY: a `Frame` is private, and `check_owner` has seen that it is one of this arena's.
         mutated!(ZeroedLate, (), unsafe { self.region.clear(index) });
         self.free.push(&self.region, index);
-        mutated!(ZeroedLate, self.region.clear_shared(index));
+        mutated!(ZeroedLate, {
+            // Late enough for somebody else to have it.
+            crate::sync::thread::sleep(std::time::Duration::from_micros(20));
+            self.region.clear_shared(index);
+        });
     }
 
     fn lock_roots(&self) -> std::sync::MutexGuard<'_, Roots> {
