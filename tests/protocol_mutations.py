@@ -173,16 +173,22 @@ def witness(said: str, code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def survey(bench: Bench, catchers: list[Catcher]) -> list[Catcher]:
-    """Return the catchers that pass without a mutation, the quickest first. One that fails ends it all."""
+def survey(bench: Bench, catchers: list[Catcher], known: bool) -> list[Catcher]:
+    """Return the catchers that pass without a mutation, the quickest first. One that fails ends it all.
+
+    So does one that is too slow, if they are known and not what a search tries.
+    """
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         verdicts = list(pool.map(lambda catcher: bench.run(catcher, ""), catchers))
     for catcher, verdict in zip(catchers, verdicts, strict=True):
         if verdict.caught and not verdict.how.startswith("hang"):
             raise SystemExit(f"without a mutation {catcher} fails: {verdict.how}")
     timed = [(v.seconds, c) for c, v in zip(catchers, verdicts, strict=True) if v.seconds < SECONDS / 3]
-    for catcher in set(catchers) - {catcher for _, catcher in timed}:
+    slow = sorted(set(catchers) - {catcher for _, catcher in timed})
+    for catcher in slow:
         print(f"too slow to be a catcher: {catcher}", flush=True)
+    if known and slow:
+        raise SystemExit("without a mutation a catcher must end, and soon")
     return [catcher for _, catcher in sorted(timed)]
 
 
@@ -284,7 +290,7 @@ def main() -> int:
     preferred = {name: bench.find(text) for name, text in wanted.items()}
     built = time.monotonic()
     print(f"built {', '.join(targets)} in {built - started:.0f} s", flush=True)
-    everyone = survey(bench, bench.catchers() if wide else sorted(set(preferred.values())))
+    everyone = survey(bench, bench.catchers() if wide else sorted(set(preferred.values())), known=not wide)
     if options.target:
         everyone = [catcher for catcher in everyone if catcher.target in options.target]
     print(f"{len(everyone)} catchers pass without a mutation, {time.monotonic() - built:.0f} s", flush=True)

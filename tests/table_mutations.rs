@@ -372,34 +372,44 @@ fn a_frame_comes_zeroed() {
 #[test]
 fn a_frame_stays_as_its_taker_filled_it() {
     let arena = Arena::new(ArenaOptions {
-        capacity_frames: 3,
+        capacity_frames: 256,
         ..ArenaOptions::default()
     });
     let arena = arena.unwrap();
-    arena.reserve(1).unwrap();
-    let mut next = Some(arena.take());
-    for _ in 0..300 {
-        let freed = next.take().unwrap();
+    for _ in 0..200 {
+        arena.reserve(1).unwrap();
+        let freed = arena.take();
         let wanted = freed.pa();
+        let going = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let freeing = scope.spawn(|| arena.free(freed));
+            let freeing = scope.spawn(|| {
+                going.store(true, Ordering::Release);
+                arena.free(freed);
+            });
+            while !going.load(Ordering::Acquire) {
+                std::hint::spin_loop();
+            }
+            // The last one that went back is found first. So none of the others goes back before the wanted one is found.
+            let mut others = Vec::new();
             let mut frame = loop {
-                arena.reserve(1).unwrap();
+                if arena.reserve(1).is_err() {
+                    std::thread::yield_now(); // all are out; the wanted one is about to be counted
+                    continue;
+                }
                 let frame = arena.take();
                 if frame.pa() == wanted {
                     break frame;
                 }
-                arena.free(frame);
+                others.push(frame);
             };
             arena.fill(&mut frame, |_| 7);
             freeing.join().unwrap();
             let entries = arena.table(wanted);
             let whole = entries.iter().all(|entry| entry.load(Ordering::Relaxed) == 7);
             assert!(whole, "a frame was zeroed under who had taken it");
-            next = Some(frame);
+            others.into_iter().chain([frame]).for_each(|frame| arena.free(frame));
         });
     }
-    arena.free(next.unwrap());
     assert_eq!((arena.stats().in_use, arena.stats().reserved), (0, 0));
 }
 
