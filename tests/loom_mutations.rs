@@ -114,6 +114,25 @@ fn who_finds_a_right_gone_returns_after_a_tlbi() {
     });
 }
 
+/// Inside of a stay no pin, and no fence of one, stands between what is announced and the exchange.
+#[test]
+fn who_finds_a_right_gone_by_a_stay_returns_after_a_tlbi() {
+    model("write_protect/write_protect of one page, inside of stays", 3, || {
+        let table = table(2, 3);
+        map(&table.handle(), 0, PAGE, A, Existing::Keep).unwrap();
+        let protect = |table: &Table| {
+            let view = table.handle();
+            let stay = view.stay();
+            assert_eq!(stay.write_protect(Ipa::new(0), PAGE).unwrap().bytes, PAGE);
+            let told = table.tlb().stage2.load(Ordering::Relaxed);
+            assert!(told > 0, "a CPU may still write through its TLB");
+        };
+        let other = spawn(&table, move |table| protect(table));
+        protect(&table);
+        other.join().unwrap();
+    });
+}
+
 #[test]
 fn who_maps_what_a_peer_has_narrowed_returns_after_a_tlbi() {
     model("map/write_protect of one page", 3, || {
@@ -136,12 +155,17 @@ fn who_maps_what_a_peer_has_narrowed_returns_after_a_tlbi() {
     });
 }
 
+/// Who was inside when the table went, and drains then, is the one who frees it.
 #[test]
 fn what_is_drained_was_told() {
-    model("unmap and drain/a walk that leaves last", 3, || {
+    model("unmap and drain/lookup and drain", 3, || {
         let table = table(2, 3);
         map(&table.handle(), 0, PAGE, A, Existing::Keep).unwrap();
-        let other = spawn(&table, |table| drop(table.handle().lookup(Ipa::new(PAGE)).unwrap()));
+        let other = spawn(&table, |table| {
+            let view = table.handle();
+            view.lookup(Ipa::new(PAGE)).unwrap();
+            view.drain();
+        });
         let view = table.handle();
         view.unmap(Ipa::new(0), PAGE).unwrap();
         view.drain();

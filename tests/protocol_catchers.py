@@ -20,6 +20,7 @@ CATCHERS: dict[str, str] = {
     "RetryForgotten": "loom loom_mutations two_marks_of_one_page_do_not_mix_with_a_page",
     "LoadRelaxed": "loom loom_table a_walker_that_finds_a_new_table_finds_it_filled",
     "PublishRelaxed": "loom loom_table a_walker_that_finds_a_new_table_finds_it_filled",
+    "ChangeRelaxed": "loom loom_mutations who_finds_a_right_gone_by_a_stay_returns_after_a_tlbi",
     "MakeRelaxed": "loom loom_table a_table_emptied_beside_a_merge_that_is_called_off_is_freed",
     "ThawRelaxed": "loom loom_mutations an_unlink_that_is_called_off_meets_another_below",
     "LockRelaxed": "loom loom_mutations an_unlink_that_is_called_off_meets_another_below",
@@ -125,6 +126,8 @@ CATCHERS: dict[str, str] = {
     "RetireForgotten": "plain machine_mutations tables_of_two_levels_go",
     "RetireTopOnly": "plain machine_mutations tables_of_two_levels_go",
     "RetireTwice": "plain machine_mutations tables_of_two_levels_go",
+    "PendingRelaxed": "loom loom_mutations what_is_drained_was_told",
+    "DrainRelaxed": "loom loom_mutations what_is_drained_was_told",
     "DrainAtOnce": "plain table_mutations frames_of_every_operation_come_back",
     "ReservedAfterBreak": "plain table_mutations a_cut_without_frames_leaves_the_block_as_it_was",
     "PlanUnreserved": "plain table_mutations a_map_happens_wholly_or_not_at_all",
@@ -151,16 +154,6 @@ CATCHERS: dict[str, str] = {
 """Build, test binary and test."""
 
 SURVIVORS: dict[str, str] = {
-    "ChangeRelaxed": (
-        "Since the models' collector has the fences of crossbeam's: a walk pins, and the fence of the pin stands "
-        "between what the operation announced before and the exchange. With a counter in place of the fences "
-        "`who_finds_a_right_gone_returns_after_a_tlbi` failed. The ordering stands for access modes without a fence."
-    ),
-    "PendingRelaxed": (
-        "As ChangeRelaxed: the collector's fences order what was freed before who drains. With a counter in their "
-        "place `what_is_drained_was_told` failed."
-    ),
-    "DrainRelaxed": ("As PendingRelaxed."),
     "FoundRelaxed": (
         "Only a freeze uses what a lost exchange found, and it exchanges that once more: that exchange "
         "acquires. Nothing could see it; the ordering stands for who uses the value otherwise one day."

@@ -129,11 +129,11 @@ impl Shared {
             .into_iter()
             .partition(ours);
         self.garbage.lock().unwrap().extend(others);
-        for mut garbage in ours {
-            // Acquire: pairs with `leave`.
-            let stays = |&(slot, number): &(usize, usize)| self.slots[slot].visits.load(Ordering::Acquire) == number;
-            garbage.inside.retain(stays);
-            if garbage.inside.is_empty() {
+        for garbage in ours {
+            // Acquire: pairs with `leave`. Who frees asks for all of them himself: he may have this from somebody else, and
+            // the list brings no order. For the same reason an older number is a stale one.
+            let left = |&(slot, number): &(usize, usize)| self.slots[slot].visits.load(Ordering::Acquire) > number;
+            if garbage.inside.iter().all(left) {
                 (garbage.free)();
             } else {
                 self.garbage.lock().unwrap().push(garbage);
