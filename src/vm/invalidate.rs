@@ -18,8 +18,9 @@
 //! instead, and taking the own install back, would end in the same state but leave a moment after step 2 in which the
 //! stale translation can be used.
 //!
-//! The guest's address space is cut into windows of the largest block that a fault may install; window number modulo 64
-//! selects the word. So faults far from the range do not retry.
+//! The guest's address space is cut into windows of the largest block that a fault may install, 2 MiB at least; window
+//! number modulo 64 selects the word. So faults far from the range do not retry. Windows of single pages would do worse: a
+//! range of 64 pages would touch every word, and with it every fault of the VM.
 
 use super::Vm;
 use super::error::Error;
@@ -30,6 +31,8 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::table::{self, Tlb};
 
 const WORDS: u64 = 64;
+/// Bytes of the smallest window.
+const LEAST_WINDOW: u64 = 2 << 20;
 /// Low half of a word: invalidations in progress. High half: how many have ended.
 const IN_PROGRESS: u64 = (1 << 32) - 1;
 const ENDED: u64 = 1 << 32;
@@ -54,11 +57,11 @@ impl Sample {
 }
 
 impl Sequence {
-    /// `window`: the largest block that a fault may install, in bytes.
-    pub(crate) fn new(window: u64) -> Self {
+    /// `largest`: the largest block that a fault may install, in bytes.
+    pub(crate) fn new(largest: u64) -> Self {
         Self {
             words: [const { AtomicU64::new(0) }; WORDS as usize],
-            window,
+            window: largest.max(LEAST_WINDOW),
         }
     }
 

@@ -134,6 +134,27 @@ fn faults_elsewhere_do_not_retry() {
     assert!(matches!(outcome, Ok(Outcome::Handled(_))));
 }
 
+/// Small pages have no windows of their own: a range of as many pages as there are sequence words leaves other faults alone.
+#[test]
+fn a_range_of_many_pages_stops_the_faults_near_it_only() {
+    let vm = vm(Policy::Lockless, Backing::Pages, 4 * BLOCK);
+    let mut vcpu = vm.vcpu();
+    for (offset, stopped) in [
+        (PAGE, true),
+        (BLOCK - PAGE, true),
+        (BLOCK, false),
+        (3 * BLOCK + 7 * PAGE, false),
+    ] {
+        let fault = vcpu.translate(ipa(offset), AccessKind::Write).unwrap_err();
+        let outcome = vcpu.handle_fault_with(&fault, |_, _, _| {
+            vm.take_back(ipa(0), 64 * PAGE)?;
+            Ok(HostPage::new(Pa::new(HOST), PAGE))
+        });
+        let again = outcome == Ok(Outcome::Again(Retry::Invalidated));
+        assert_eq!(again, stopped, "fault at {offset:#x}: {outcome:?}");
+    }
+}
+
 #[test]
 fn a_range_over_many_windows_stops_faults_in_each() {
     let vm = vm(Policy::Lockless, Backing::Thp, GIB);
