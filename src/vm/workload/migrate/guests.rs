@@ -96,8 +96,9 @@ impl<'c> Crowd<'c> {
         self.changed.notify_all();
     }
 
-    /// Lets them run, and measures throughput from here on.
+    /// Lets them run as soon as all are there, and measures throughput from then on.
     pub(super) fn begin(&self) {
+        self.wait_for(|board| board.standing + board.home);
         *lock(&self.mark) = (Some(Instant::now()), 0);
         self.set(State::Run);
     }
