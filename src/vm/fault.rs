@@ -24,123 +24,22 @@
 //! a permission fault on a block maps its page alone, and the rest of the block faults again; a relax grants all that the
 //! host's page allows, not only what the access lacked; and a map replaces what is there unless it leads to the same memory.
 
+mod decide;
+mod install;
+mod outcome;
+
+pub(crate) use decide::Plan;
+use decide::described;
+pub use outcome::{ExitReason, Handled, HostPage, Outcome, Retry};
+
 use super::Vm;
-use super::backing::largest_in_slot;
 use super::counters::{FaultClass, OutcomeClass};
 use super::error::Error;
-use super::invalidate::Sample;
-use super::ring::DirtyPage;
-use super::slots::{Entry, PaSource, Slot};
+use super::slots::{Entry, Slot};
 use super::vcpu::Vcpu;
-use crate::arch::{AccessKind, Attrs, Fault, FaultKind, Ipa, Level, MemType, Pa, Prot};
+use crate::arch::{AccessKind, Fault, FaultKind, Ipa};
 use crate::memory::TableMemory;
-use crate::table::{self, Existing, MapOptions, Tlb};
-
-/// What the host has behind one page of a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostPage {
-    /// Physical address of the page that holds the faulting address, aligned to the granule.
-    pub pa: Pa,
-    /// Size in bytes (a power of two) of the host's own mapping around it, which is contiguous and aligned to it: a
-    /// block larger than this is not made.
-    pub size: u64,
-    /// Whether the guest may write to it.
-    pub writable: bool,
-    /// Its memory type. Device memory is mapped page by page and never executable.
-    pub memtype: MemType,
-}
-
-impl HostPage {
-    /// Writable normal memory.
-    pub const fn new(pa: Pa, size: u64) -> Self {
-        Self {
-            pa,
-            size,
-            writable: true,
-            memtype: MemType::Normal,
-        }
-    }
-}
-
-/// What became of a fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Resolved: the access will succeed.
-    Handled(Handled),
-    /// Not resolved, nothing changed and nothing marked: let the guest try the access again.
-    Again(Retry),
-    /// Not memory's business: somebody else has to act.
-    Exit(ExitReason),
-}
-
-/// How a fault was resolved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handled {
-    /// A leaf was mapped at this level.
-    Mapped {
-        /// Level of the leaf.
-        level: Level,
-    },
-    /// A block at this level took the place of a table.
-    Collapsed {
-        /// Level of the block.
-        level: Level,
-    },
-    /// The leaf gained the permission, or had it meanwhile.
-    Relaxed,
-    /// A block was split; the page gained the permission.
-    Split,
-    /// The leaf's access flag was set.
-    MarkedYoung,
-}
-
-/// Why a fault has to be tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// The host is taking this memory back, or did so in between.
-    Invalidated,
-    /// The memory slots changed in between.
-    SlotsChanged,
-    /// A peer was changing the entry, or had changed it first.
-    Peer,
-}
-
-/// What has to be done about a fault that no memory resolves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExitReason {
-    /// No memory slot there: emulate the device.
-    Mmio,
-    /// A write to a read-only slot: emulate it (flash, ROM).
-    ReadOnly,
-    /// An instruction fetch where no memory is, or from device memory: inject an abort.
-    Fetch,
-    /// The address is beyond the guest's address space: inject an address-size fault.
-    AddressSize,
-    /// The vCPU's dirty ring is nearly full: somebody has to harvest it.
-    RingFull,
-}
-
-/// What a fault is about to install, decided before the section that installs it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Plan {
-    Map {
-        ipa: Ipa,
-        size: u64,
-        pa: Pa,
-        attrs: Attrs,
-        options: MapOptions,
-        done: Handled,
-    },
-    Relax {
-        ipa: Ipa,
-        size: u64,
-        prot: Prot,
-        done: Handled,
-    },
-    Young {
-        ipa: Ipa,
-    },
-}
+use crate::table::Tlb;
 
 /// What the guest wants of the memory. A stage-1 walk reads its tables, and writes them (access flag, dirty state) only
 /// if what it lacks is the permission to.
@@ -149,29 +48,6 @@ pub(crate) fn wanted(fault: &Fault) -> AccessKind {
         (false, _) => fault.access,
         (true, FaultKind::Permission) => AccessKind::Write,
         (true, _) => AccessKind::Read,
-    }
-}
-
-/// What the host has at `ipa` by the slot's own description.
-fn described(slot: &Slot, ipa: Ipa, largest: u64, write: bool) -> Result<HostPage, Error> {
-    match slot.source {
-        PaSource::Linear(base) => {
-            let offset = ipa.offset_from(slot.ipa);
-            let pa = base.get() + offset;
-            // As large as the addresses are congruent: the host's page must be an aligned window of both.
-            let congruent = 1u64
-                .checked_shl((base.get() ^ slot.ipa.get()).trailing_zeros())
-                .unwrap_or(u64::MAX);
-            Ok(HostPage {
-                writable: !slot.readonly,
-                ..HostPage::new(Pa::new(pa), largest.min(congruent))
-            })
-        }
-        PaSource::Supplied => Err(Error::NoHostPage {
-            slot: slot.id,
-            ipa,
-            write,
-        }),
     }
 }
 
@@ -186,7 +62,8 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
     ///
     /// # Errors
     /// [`Error::UnexpectedFault`], [`Error::UnsupportedFault`], [`Error::NoHostPage`] for a slot with
-    /// [`PaSource::Supplied`]; [`Error::Table`] if there are no frames for the tables. Nothing has changed then.
+    /// [`PaSource::Supplied`](super::PaSource::Supplied); [`Error::Table`] if there are no frames for the tables. Nothing has
+    /// changed then.
     ///
     /// ```
     /// use s2pt::arch::{AccessKind, Ipa, Level, Pa};
@@ -296,181 +173,6 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
         let outcome = self.install(entry, ipa, access, sample, &plan);
         self.slots.hint = hint;
         outcome
-    }
-
-    /// Step 3: what to install.
-    pub(crate) fn decide(
-        &self,
-        fault: &Fault,
-        entry: &Entry,
-        ipa: Ipa,
-        access: AccessKind,
-        page: HostPage,
-    ) -> Result<Result<Plan, Outcome>, Error> {
-        let vm = self.vm();
-        let geometry = vm.geometry();
-        let (write, execute) = (access == AccessKind::Write, access == AccessKind::Execute);
-        let device = page.memtype.is_device();
-        if execute && !page.memtype.may_execute() {
-            return Ok(Err(Outcome::Exit(ExitReason::Fetch)));
-        }
-        let logging = entry.log.is_some();
-        // A page that hardware watches is mapped clean: a write that comes back makes it dirty.
-        let watched = page.writable && entry.log.as_ref().is_some_and(|log| log.by_hardware());
-        let mut largest = Level::L3;
-        if !logging && !device {
-            largest = largest_in_slot(geometry, &entry.slot, ipa, vm.largest());
-            while !largest.is_last() && geometry.size(largest) > page.size {
-                largest = largest.deeper().unwrap_or(Level::L3);
-            }
-        }
-        let writable = page.writable && (write || !logging) && !watched;
-        let mut prot = Prot::R;
-        prot.set(Prot::W, writable);
-        prot.set(
-            Prot::X,
-            execute || vm.config().execute_eagerly && page.memtype.may_execute(),
-        );
-        let size = geometry.size(largest);
-        let kvm = vm.kvm();
-        let map = |options, done| Plan::Map {
-            ipa: ipa.align_down(size),
-            size,
-            pa: page.pa.align_down(size),
-            attrs: Attrs {
-                memtype: page.memtype,
-                dbm: watched,
-                ..Attrs::new(prot)
-            },
-            options: MapOptions {
-                largest: Some(largest),
-                ..vm.fault_options(options)
-            },
-            done,
-        };
-        if fault.kind == FaultKind::Translation {
-            // The syndrome of a stage-1 walk's fault names a level of stage 1.
-            let level = if fault.s1ptw {
-                self.handle.lookup(ipa)?.level
-            } else {
-                fault.level
-            };
-            let done = if level > largest {
-                Handled::Collapsed { level: largest }
-            } else {
-                Handled::Mapped { level: largest }
-            };
-            return Ok(Ok(map(
-                MapOptions {
-                    over_tables: !largest.is_last(),
-                    ..MapOptions::FAULT
-                },
-                done,
-            )));
-        }
-        let added = match access {
-            AccessKind::Read => return Err(Error::UnexpectedFault { ipa, access }),
-            AccessKind::Write => Prot::W,
-            AccessKind::Execute => Prot::X,
-        };
-        let leaf = self.handle.lookup(ipa)?;
-        if !leaf.pte.is_leaf(leaf.level) {
-            return Ok(Err(Outcome::Again(Retry::Peer))); // it was taken away since
-        }
-        if leaf.level > largest {
-            return Ok(Ok(map(
-                MapOptions {
-                    existing: Existing::Replace,
-                    ..MapOptions::default()
-                },
-                Handled::Collapsed { level: largest },
-            )));
-        }
-        let block = leaf.level < Level::L3;
-        Ok(Ok(if logging && block && kvm {
-            map(MapOptions::KVM_FAULT, Handled::Split)
-        } else if logging && block {
-            Plan::Relax {
-                ipa,
-                size,
-                prot: added,
-                done: Handled::Split,
-            }
-        } else {
-            Plan::Relax {
-                ipa: leaf.base,
-                size: geometry.size(leaf.level),
-                prot: if kvm { prot } else { added },
-                done: Handled::Relaxed,
-            }
-        }))
-    }
-
-    /// Step 4: installs what was decided, unless it is out of date.
-    #[inline]
-    fn install(
-        &self,
-        entry: &Entry,
-        ipa: Ipa,
-        access: AccessKind,
-        sample: Sample,
-        plan: &Plan,
-    ) -> Result<Outcome, Error> {
-        let vm = self.vm();
-        let _section = vm.gate.fault(&self.marker, ipa);
-        if mutated!(MovedUnasked, false, vm.sequence.moved(ipa, sample)) {
-            return Ok(Outcome::Again(Retry::Invalidated));
-        }
-        if mutated!(SlotsUnasked, false, self.slots.stale(&vm.slots)) {
-            return Ok(Outcome::Again(Retry::SlotsChanged));
-        }
-        let mark = || {
-            if let Some(log) = &entry.log {
-                let page = ipa.offset_from(entry.slot.ipa) / vm.page_size();
-                match &self.ring {
-                    Some(ring) => ring.put(DirtyPage {
-                        slot: entry.slot.id,
-                        page,
-                    }),
-                    None if log.by_hardware() => {} // the leaf says it
-                    None => log.mark(page),
-                }
-            }
-        };
-        mutated!(
-            MarkedFirst,
-            if access == AccessKind::Write {
-                mark()
-            }
-        );
-        let result = match *plan {
-            Plan::Map {
-                ipa,
-                size,
-                pa,
-                attrs,
-                options,
-                done,
-            } => self.impatient.map(ipa, size, pa, &attrs, options).map(|_| done),
-            Plan::Relax { ipa, size, prot, done } => self.impatient.relax(ipa, size, prot).map(|_| done),
-            Plan::Young { ipa } => self
-                .impatient
-                .mark_young(ipa, vm.page_size())
-                .map(|_| Handled::MarkedYoung),
-        };
-        match result {
-            Ok(done) => {
-                // Only now, and still inside the section: a page that somebody may write is marked, or the fault that
-                // allowed it is one that the next change of the log waits for.
-                if mutated!(MarkedFirst, false, access == AccessKind::Write) && done != Handled::MarkedYoung {
-                    mark();
-                }
-                Ok(Outcome::Handled(done))
-            }
-            // A peer was first, holds the entry, or took it away: the guest will see.
-            Err(table::Error::Again { .. } | table::Error::NotMapped { .. }) => Ok(Outcome::Again(Retry::Peer)),
-            Err(e) => Err(e.into()),
-        }
     }
 }
 
