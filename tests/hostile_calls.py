@@ -232,6 +232,7 @@ RECEIVERS: dict[str, tuple[Callable[[], Any], ...]] = {
     "s2pt.image.Ptdump": (lambda: image.Ptdump(small_table().dump()), lambda: image.Ptdump(_TEXT)),
     "s2pt._core.LeafIterator": (lambda: _iterator(small_table()),),
     "s2pt._core.ImageLeaves": (lambda: _iterator(small_table().image()),),
+    "s2pt._core.Job": (lambda: _dirty(0),),
     "s2pt._core.BenchJob": (lambda: _bench(0), lambda: _bench(2)),
     "s2pt._core.DirtyLogJob": (lambda: _dirty(0), lambda: _dirty(2)),
     "s2pt._core.ReplayJob": (lambda: _replay(0), lambda: _replay(2)),

@@ -9,19 +9,24 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::convert::{Number, SizeArg};
 use super::error;
-use super::job::Job;
+use super::job::{Found, Job};
 use crate::bench::{BenchError, ROWS, Row, Run, Timed};
 
-/// Times of the rows of the budget table, in a thread of its own: ``start``, ``wait``, ``progress``, ``cancel``, ``result``.
-#[pyclass(module = "s2pt._core", frozen)]
-pub struct BenchJob(Job<Vec<Timed>>);
+/// Times of the rows of the budget table, in nanoseconds an operation, measured in a thread of its own.
+#[pyclass(module = "s2pt._core", frozen, extends = Job)]
+pub struct BenchJob;
 
 #[pymethods]
 impl BenchJob {
     /// Prepare the measurement of the named rows, or of all; nothing runs yet.
     #[new]
     #[pyo3(signature = (*, rows = None, rounds, size))]
-    fn new(py: Python<'_>, rows: Option<&Bound<'_, PyAny>>, rounds: Number, size: SizeArg) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        rows: Option<&Bound<'_, PyAny>>,
+        rounds: Number,
+        size: SizeArg,
+    ) -> PyResult<PyClassInitializer<Self>> {
         let refused = |refused: BenchError| error::bench(py, &refused);
         let rows = match rows {
             Some(rows) => names(rows)?
@@ -31,42 +36,23 @@ impl BenchJob {
             None => Ok(ROWS.iter().collect()),
         };
         let run = Run::new(rows.map_err(refused)?, rounds.0, size.0).map_err(refused)?;
-        Ok(Self(Job::new(move |control| {
+        let job = Job::new(move |control| {
             control.start(run.steps());
             let goes_on = || {
                 control.add(1);
                 !control.is_cancelled()
             };
             Ok(run.measure(worked, goes_on)?)
-        })))
+        });
+        Ok(job.of_kind(Self))
     }
+}
 
-    /// Start the measurement and return at once.
-    fn start(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.start(py)
-    }
-
-    /// Wait until it has ended, at most so many seconds; return whether it has. Releases the GIL.
-    fn wait(&self, py: Python<'_>, timeout_s: f64) -> PyResult<bool> {
-        self.0.wait(py, timeout_s)
-    }
-
-    /// Return how many steps are done, how many there are in all (0: not known yet), and what is being done.
-    fn progress(&self) -> (u64, u64, &'static str) {
-        let (done, total) = self.0.progress();
-        (done, total, "")
-    }
-
-    /// Ask it to end.
-    fn cancel(&self) {
-        self.0.cancel();
-    }
-
-    /// Return what was measured, as plain dicts in nanoseconds an operation; raise what ended it early.
-    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let measured = self.0.result(py)?;
+impl Found for Vec<Timed> {
+    /// In nanoseconds an operation.
+    fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let rows = PyList::empty(py);
-        for timed in measured.iter() {
+        for timed in self {
             let row = PyDict::new(py);
             row.set_item("id", timed.row.id)?;
             row.set_item("title", timed.row.title)?;

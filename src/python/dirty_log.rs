@@ -6,14 +6,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use super::convert::{BackingArg, Number, PolicyArg, SizeArg, StallFor, StallHow};
-use super::job::Job;
+use super::job::{Found, Job};
 use super::open::OpenVm;
 use super::sink::{Sink, Watch};
 use super::{error, report};
 use crate::arch::{GeometryOptions, Ipa, Pa};
 use crate::sync::Arc;
 use crate::table::Stats;
-use crate::vm::workload::{DirtyLog, DirtyLogReport};
+use crate::vm::workload::{DirtyLog, DirtyLogReport, Load, LogKind};
 use crate::vm::{Machine, Slot};
 
 /// Where the guest's memory starts, in its own space and in the host's.
@@ -34,8 +34,8 @@ pub struct Measured {
 }
 
 /// Prepares a run over `slot` of a VM.
-pub fn prepare(vm: Arc<OpenVm>, slot: u32, run: DirtyLog) -> Job<Measured> {
-    Job::new(move |control| {
+pub fn prepare(vm: Arc<OpenVm>, slot: u32, run: DirtyLog) -> PyClassInitializer<DirtyLogJob> {
+    let job = Job::new(move |control| {
         let _inside = vm.enter();
         let report = run.run(&vm, slot, control)?;
         let handle = vm.stage2().handle();
@@ -46,12 +46,13 @@ pub fn prepare(vm: Arc<OpenVm>, slot: u32, run: DirtyLog) -> Job<Measured> {
             waits: vm.waits(),
             stats: handle.stats(),
         })
-    })
+    });
+    job.of_kind(DirtyLogJob)
 }
 
-/// A run of KVM's dirty_log_perf_test in threads of its own: ``start``, ``wait``, ``progress``, ``cancel``, ``result``.
-#[pyclass(module = "s2pt._core", frozen)]
-pub struct DirtyLogJob(pub Job<Measured>);
+/// A run of KVM's dirty_log_perf_test in threads of its own.
+#[pyclass(module = "s2pt._core", frozen, extends = Job)]
+pub struct DirtyLogJob;
 
 #[pymethods]
 impl DirtyLogJob {
@@ -76,7 +77,7 @@ impl DirtyLogJob {
         policy: PolicyArg,
         stall_tlbi_ns: StallFor,
         stall_how: StallHow,
-    ) -> PyResult<Self> {
+    ) -> PyResult<PyClassInitializer<Self>> {
         let run = options(
             vcpus,
             bytes_per_vcpu,
@@ -88,8 +89,9 @@ impl DirtyLogJob {
         );
         // A slot that can be made whenever the options are right, so that wrong ones are refused in their own words.
         let memory = run
+            .load
             .bytes_per_vcpu
-            .saturating_mul(run.vcpus as u64)
+            .saturating_mul(run.load.vcpus as u64)
             .clamp(PAGE, u64::MAX - PAGE);
         let memory = memory.next_multiple_of(PAGE);
         let bits = 64 - memory.saturating_add(BASE).leading_zeros();
@@ -110,35 +112,14 @@ impl DirtyLogJob {
         vm.create_slot(slot).map_err(|refused| error::vm(py, refused))?;
         run.validate(&vm, SLOT)
             .map_err(|refused| error::workload(py, &refused))?;
-        Ok(Self(prepare(Arc::new(OpenVm::new(vm)), SLOT, run)))
+        Ok(prepare(Arc::new(OpenVm::new(vm)), SLOT, run))
     }
+}
 
-    /// Start the run and return at once.
-    fn start(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.start(py)
-    }
-
-    /// Wait until the run has ended, at most so many seconds; return whether it has. Releases the GIL.
-    fn wait(&self, py: Python<'_>, timeout_s: f64) -> PyResult<bool> {
-        self.0.wait(py, timeout_s)
-    }
-
-    /// Return how many accesses are done, how many there are in all (0: not known yet), and what is being done.
-    fn progress(&self) -> (u64, u64, &'static str) {
-        let (done, total) = self.0.progress();
-        (done, total, "")
-    }
-
-    /// Ask the run to end.
-    fn cancel(&self) {
-        self.0.cancel();
-    }
-
-    /// Return what was measured, as plain dicts; raise what ended the run early.
-    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let measured = self.0.result(py)?;
+impl Found for Measured {
+    fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let phases = PyList::empty(py);
-        for phase in &measured.report.phases {
+        for phase in &self.report.phases {
             let row = PyDict::new(py);
             row.set_item("phase", phase.phase.to_string())?;
             row.set_item("elapsed_ns", report::nanoseconds(phase.elapsed))?;
@@ -146,16 +127,16 @@ impl DirtyLogJob {
             row.set_item("outcomes", report::outcomes(py, &phase.counters)?)?;
             row.set_item("maintenance", report::maintenance(py, phase.maintenance.as_ref())?)?;
             row.set_item("frames", phase.frames)?;
-            row.set_item("dirty_pages", phase.dirty_pages)?;
+            row.set_item("dirty_pages", phase.found)?;
             phases.append(row)?;
         }
         let result = PyDict::new(py);
-        result.set_item("vcpus", measured.report.vcpus)?;
-        result.set_item("accesses", measured.report.accesses)?;
+        result.set_item("vcpus", self.report.vcpus)?;
+        result.set_item("accesses", self.report.accesses)?;
         result.set_item("phases", phases)?;
-        result.set_item("longest_hold_ns", report::nanoseconds(measured.longest_hold))?;
-        result.set_item("waits", measured.waits)?;
-        result.set_item("stats", report::stats(py, &measured.stats)?)?;
+        result.set_item("longest_hold_ns", report::nanoseconds(self.longest_hold))?;
+        result.set_item("waits", self.waits)?;
+        result.set_item("stats", report::stats(py, &self.stats)?)?;
         Ok(result)
     }
 }
@@ -171,12 +152,15 @@ pub fn options(
     seed: Number,
 ) -> DirtyLog {
     DirtyLog {
-        vcpus: usize::try_from(vcpus.0).unwrap_or(usize::MAX),
-        bytes_per_vcpu: bytes_per_vcpu.0,
+        load: Load {
+            vcpus: usize::try_from(vcpus.0).unwrap_or(usize::MAX),
+            bytes_per_vcpu: bytes_per_vcpu.0,
+            seed: seed.0,
+            ..Load::default()
+        },
         iterations: u32::try_from(iterations.0).unwrap_or(u32::MAX),
         write_percent: u8::try_from(write_percent.0).unwrap_or(u8::MAX),
         random,
-        seed: seed.0,
-        manual_protect,
+        log: LogKind::Lazy.options(manual_protect, 0),
     }
 }

@@ -1,5 +1,8 @@
 //! A long run: it has threads of its own, and Python looks at it now and then.
 //!
+//! All runs are of one class, `Job`, which knows how to start, wait, cancel and tell. Each kind of run is a class below it
+//! that has nothing but a constructor.
+//!
 //! The run never touches the interpreter, so it does not matter who waits for it and how: a Python thread that waits is
 //! detached and comes back after at most the time that it gave, to see Ctrl-C and to draw its progress bar.
 
@@ -7,7 +10,9 @@ use core::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
+use pyo3::PyClass;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::error;
 use super::fork::Presence;
@@ -37,27 +42,37 @@ pub enum Failure {
     Panic(String),
 }
 
-type Work<R> = Box<dyn FnOnce(&Control) -> Result<R, Failure> + Send>;
-
-enum State<R> {
-    Ready(Work<R>),
-    Running,
-    Ended(Result<Arc<R>, Failure>),
+/// What a run measured, as Python gets it.
+pub trait Found: Send + Sync + 'static {
+    /// As plain dicts, lists and arrays.
+    fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>>;
 }
 
-struct Shared<R> {
-    state: Mutex<State<R>>,
+type Work = Box<dyn FnOnce(&Control) -> Result<Arc<dyn Found>, Failure> + Send>;
+
+enum State {
+    Ready(Work),
+    Running,
+    Ended(Result<Arc<dyn Found>, Failure>),
+}
+
+struct Shared {
+    state: Mutex<State>,
     ended: Condvar,
     control: Control,
     presence: Presence,
 }
 
-/// A run that was prepared, is under way, or has ended. Dropping it asks the run to end.
-pub struct Job<R>(Arc<Shared<R>>);
+/// A run that was prepared, is under way, or has ended: ``start``, ``wait``, ``progress``, ``cancel``, ``result``.
+///
+/// It has threads of its own. Dropping it asks the run to end.
+#[pyclass(module = "s2pt._core", frozen, subclass)]
+pub struct Job(Arc<Shared>);
 
-impl<R: Send + Sync + 'static> Job<R> {
+impl Job {
     /// Prepares `work`; nothing runs yet.
-    pub fn new(work: impl FnOnce(&Control) -> Result<R, Failure> + Send + 'static) -> Self {
+    pub fn new<R: Found>(work: impl FnOnce(&Control) -> Result<R, Failure> + Send + 'static) -> Self {
+        let work = |control: &Control| work(control).map(|found| Arc::new(found) as Arc<dyn Found>);
         Self(Arc::new(Shared {
             state: Mutex::new(State::Ready(Box::new(work))),
             ended: Condvar::new(),
@@ -66,12 +81,42 @@ impl<R: Send + Sync + 'static> Job<R> {
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State<R>> {
+    /// The job as an object of the class of its kind.
+    pub fn of_kind<K: PyClass<BaseType = Self>>(self, kind: K) -> PyClassInitializer<K> {
+        PyClassInitializer::from(self).add_subclass(kind)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the run and returns at once.
-    pub fn start(&self, py: Python<'_>) -> PyResult<()> {
+    /// Refuses a run that goes on in another process.
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.presence.check(py, "job")
+    }
+
+    /// Whether the run has ended when so much time is over; None if it was not started.
+    fn has_ended_within(&self, time: Duration) -> Option<bool> {
+        let deadline = Instant::now() + time;
+        let mut state = self.state();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match *state {
+                State::Ended(_) => return Some(true),
+                State::Ready(_) => return None,
+                State::Running if left.is_zero() => return Some(false),
+                State::Running => {}
+            }
+            let waited = self.0.ended.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+#[pymethods]
+impl Job {
+    /// Start the run and return at once.
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
         self.check(py)?;
         let mut state = self.state();
         match core::mem::replace(&mut *state, State::Running) {
@@ -96,15 +141,10 @@ impl<R: Send + Sync + 'static> Job<R> {
         }
     }
 
-    /// Refuses a run that goes on in another process.
-    fn check(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.presence.check(py, "job")
-    }
-
-    /// Waits until the run has ended, `seconds` at most; whether it has. Detached, with a look for Ctrl-C now and then.
-    pub fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
+    /// Wait until the run has ended, at most so many seconds; return whether it has. Releases the GIL.
+    fn wait(&self, py: Python<'_>, timeout_s: f64) -> PyResult<bool> {
         // Whatever is no duration is none: a negative one, NaN; and nobody waits for longer than a year.
-        let longest = Duration::try_from_secs_f64(seconds.clamp(0.0, 3.2e7)).unwrap_or_default();
+        let longest = Duration::try_from_secs_f64(timeout_s.clamp(0.0, 3.2e7)).unwrap_or_default();
         let deadline = Instant::now() + longest;
         loop {
             self.check(py)?;
@@ -117,50 +157,35 @@ impl<R: Send + Sync + 'static> Job<R> {
         }
     }
 
-    /// Whether the run has ended when so much time is over; None if it was not started.
-    fn has_ended_within(&self, time: Duration) -> Option<bool> {
-        let deadline = Instant::now() + time;
-        let mut state = self.state();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match *state {
-                State::Ended(_) => return Some(true),
-                State::Ready(_) => return None,
-                State::Running if left.is_zero() => return Some(false),
-                State::Running => {}
-            }
-            let waited = self.0.ended.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+    /// Return how many steps are done, how many there are in all (0: not known yet), and what is being done.
+    fn progress(&self) -> (u64, u64, &'static str) {
+        let (done, total) = self.0.control.progress();
+        (done, total, "")
     }
 
-    /// Steps done, and steps in all (0 before they were counted).
-    pub fn progress(&self) -> (u64, u64) {
-        self.0.control.progress()
-    }
-
-    /// Asks the run to end.
-    pub fn cancel(&self) {
+    /// Ask the run to end.
+    fn cancel(&self) {
         self.0.control.cancel();
     }
 
-    /// What the run found.
-    pub fn result(&self, py: Python<'_>) -> PyResult<Arc<R>> {
+    /// Return what was measured, as plain dicts; raise what ended the run early.
+    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.check(py)?;
-        match &*self.state() {
-            State::Ended(Ok(result)) => Ok(Arc::clone(result)),
-            State::Ended(Err(failure)) => Err(error::failure(py, failure)),
-            _ => Err(error::base(py, String::from("the job has not ended"))),
-        }
+        let found = match &*self.state() {
+            State::Ended(Ok(found)) => Arc::clone(found),
+            State::Ended(Err(failure)) => return Err(error::failure(py, failure)),
+            _ => return Err(error::base(py, String::from("the job has not ended"))),
+        };
+        found.to_dict(py)
     }
 }
 
-impl<R> Shared<R> {
-    fn run(&self, work: Work<R>) {
+impl Shared {
+    fn run(&self, work: Work) {
         // The run's own data is dropped with it, and the control holds plain numbers.
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&self.control)));
         let ended = match outcome {
-            Ok(result) => result.map(Arc::new),
+            Ok(ended) => ended,
             Err(panic) => Err(Failure::Panic(message(&*panic))),
         };
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Ended(ended);
@@ -169,7 +194,7 @@ impl<R> Shared<R> {
     }
 }
 
-impl<R> Drop for Job<R> {
+impl Drop for Job {
     fn drop(&mut self) {
         self.0.control.cancel();
     }

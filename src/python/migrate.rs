@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use super::convert::{BackingArg, LogKindArg, Number, PolicyArg, SemanticsArg, SizeArg, StallHow};
-use super::job::Job;
+use super::job::{Found, Job};
 use super::{error, report};
 use crate::arch::{GeometryOptions, Ipa, Pa};
 use crate::machine::{Machine, MachineOptions, Port};
@@ -22,9 +22,9 @@ const BASE: u64 = 1 << 30;
 /// The one slot.
 const SLOT: u32 = 0;
 
-/// A live migration in threads of its own: ``start``, ``wait``, ``progress``, ``cancel``, ``result``.
-#[pyclass(module = "s2pt._core", frozen)]
-pub struct MigrateJob(Job<MigrateReport>);
+/// A live migration in threads of its own.
+#[pyclass(module = "s2pt._core", frozen, extends = Job)]
+pub struct MigrateJob;
 
 #[pymethods]
 impl MigrateJob {
@@ -60,7 +60,7 @@ impl MigrateJob {
         stall_tlbi_ns: Number,
         exit_ns: Number,
         cost_how: StallHow,
-    ) -> PyResult<Self> {
+    ) -> PyResult<PyClassInitializer<Self>> {
         let percent = |number: Number| u8::try_from(number.0).unwrap_or(u8::MAX);
         let few = |number: Number| u32::try_from(number.0).unwrap_or(u32::MAX);
         let cost = |ns: Number| Cost::new(Duration::from_nanos(ns.0), cost_how.0);
@@ -110,37 +110,15 @@ impl MigrateJob {
         vm.create_slot(slot).map_err(|refused| error::vm(py, refused))?;
         run.check(&vm, SLOT, &machine)
             .map_err(|refused| error::workload(py, &refused))?;
-        Ok(Self(Job::new(
-            move |control| Ok(run.run(&vm, SLOT, &machine, control)?),
-        )))
+        let job = Job::new(move |control| Ok(run.run(&vm, SLOT, &machine, control)?));
+        Ok(job.of_kind(Self))
     }
+}
 
-    /// Start the run and return at once.
-    fn start(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.start(py)
-    }
-
-    /// Wait until the run has ended, at most so many seconds; return whether it has. Releases the GIL.
-    fn wait(&self, py: Python<'_>, timeout_s: f64) -> PyResult<bool> {
-        self.0.wait(py, timeout_s)
-    }
-
-    /// Return how many pages were copied, how many are to be as far as is known, and what is being done.
-    fn progress(&self) -> (u64, u64, &'static str) {
-        let (done, total) = self.0.progress();
-        (done, total, "")
-    }
-
-    /// Ask the run to end.
-    fn cancel(&self) {
-        self.0.cancel();
-    }
-
-    /// Return what was measured, as plain dicts; raise what ended the run early.
-    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let found = self.0.result(py)?;
+impl Found for MigrateReport {
+    fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let rounds = PyList::empty(py);
-        for round in &found.rounds {
+        for round in &self.rounds {
             let row = PyDict::new(py);
             row.set_item("pages", round.pages)?;
             row.set_item("sent_ns", report::nanoseconds(round.sent))?;
@@ -151,25 +129,25 @@ impl MigrateJob {
         let result = PyDict::new(py);
         result.set_item("rounds", rounds)?;
         for (name, number) in [
-            ("pages_sent", found.pages_sent),
-            ("last_pages", found.last_pages),
-            ("downtime_ns", report::nanoseconds(found.downtime)),
-            ("elapsed_ns", report::nanoseconds(found.elapsed)),
-            ("enabled_ns", report::nanoseconds(found.enabled)),
-            ("lost_bytes", found.lost_bytes),
-            ("wrong_reads", found.wrong_reads),
-            ("longest_hold_ns", report::nanoseconds(found.longest_hold)),
-            ("violations", found.violations),
+            ("pages_sent", self.pages_sent),
+            ("last_pages", self.last_pages),
+            ("downtime_ns", report::nanoseconds(self.downtime)),
+            ("elapsed_ns", report::nanoseconds(self.elapsed)),
+            ("enabled_ns", report::nanoseconds(self.enabled)),
+            ("lost_bytes", self.lost_bytes),
+            ("wrong_reads", self.wrong_reads),
+            ("longest_hold_ns", report::nanoseconds(self.longest_hold)),
+            ("violations", self.violations),
         ] {
             result.set_item(name, number)?;
         }
-        result.set_item("before", throughput(py, &found.before)?)?;
-        result.set_item("during", throughput(py, &found.during)?)?;
-        result.set_item("faults", report::faults(py, &found.counters)?)?;
-        result.set_item("outcomes", report::outcomes(py, &found.counters)?)?;
-        result.set_item("latency", latency(py, &found.faults.report())?)?;
-        result.set_item("held_up", latency(py, &found.held_up)?)?;
-        let buckets: Vec<_> = found
+        result.set_item("before", throughput(py, &self.before)?)?;
+        result.set_item("during", throughput(py, &self.during)?)?;
+        result.set_item("faults", report::faults(py, &self.counters)?)?;
+        result.set_item("outcomes", report::outcomes(py, &self.counters)?)?;
+        result.set_item("latency", latency(py, &self.faults.report())?)?;
+        result.set_item("held_up", latency(py, &self.held_up)?)?;
+        let buckets: Vec<_> = self
             .faults
             .buckets()
             .map(|(end, count)| (report::nanoseconds(end), count))

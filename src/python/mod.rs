@@ -48,6 +48,7 @@ fn shared_by_all_threads() {
     shared!(machine::PyMachine, machine::PyCpu);
     shared!(image::PyImage, image::ImageLeaves, ptdump::PyPtdump);
     shared!(
+        job::Job,
         dirty_log::DirtyLogJob,
         migrate::MigrateJob,
         replay::ReplayJob,
@@ -77,6 +78,8 @@ mod _core {
     use super::dirty_log::DirtyLogJob;
     #[pymodule_export]
     use super::image::{ImageLeaves, PyImage};
+    #[pymodule_export]
+    use super::job::Job;
     #[pymodule_export]
     use super::machine::{PyCpu, PyMachine};
     #[pymodule_export]

@@ -11,7 +11,7 @@ use super::arrays;
 use super::convert::{
     GranuleArg, IpaBits, LevelArg, Number, OrderArg, PolicyArg, SemanticsArg, SizesArg, StallFor, StallHow,
 };
-use super::job::Job;
+use super::job::{Found, Job};
 use super::sink::{Sink, Watch};
 use super::{error, report};
 use crate::arch::GeometryOptions;
@@ -26,9 +26,9 @@ struct Replayed {
     waits: u64,
 }
 
-/// One pass over a recorded trace, in threads of its own: ``start``, ``wait``, ``progress``, ``cancel``, ``result``.
-#[pyclass(module = "s2pt._core", frozen)]
-pub struct ReplayJob(Job<Replayed>);
+/// One pass over a recorded trace, in threads of its own.
+#[pyclass(module = "s2pt._core", frozen, extends = Job)]
+pub struct ReplayJob;
 
 #[pymethods]
 impl ReplayJob {
@@ -54,7 +54,7 @@ impl ReplayJob {
         threads: Option<Number>,
         stall_tlbi_ns: StallFor,
         stall_how: StallHow,
-    ) -> PyResult<Self> {
+    ) -> PyResult<PyClassInitializer<Self>> {
         let events = rows(py, events)?;
         let machine = Machine {
             geometry: GeometryOptions {
@@ -79,41 +79,21 @@ impl ReplayJob {
             sizes: sizes.0,
             threads: threads.map(|threads| usize::try_from(threads.0).unwrap_or(usize::MAX)),
         };
-        Ok(Self(Job::new(move |control| {
+        let job = Job::new(move |control| {
             let report = replay.run(&vm, &events, control)?;
             Ok(Replayed {
                 report,
                 longest_hold: vm.longest_hold(),
                 waits: vm.waits(),
             })
-        })))
+        });
+        Ok(job.of_kind(Self))
     }
+}
 
-    /// Start the replay and return at once.
-    fn start(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.start(py)
-    }
-
-    /// Wait until the replay has ended, at most so many seconds; return whether it has. Releases the GIL.
-    fn wait(&self, py: Python<'_>, timeout_s: f64) -> PyResult<bool> {
-        self.0.wait(py, timeout_s)
-    }
-
-    /// Return how many rows are done, how many there are (0: not known yet), and what is being done.
-    fn progress(&self) -> (u64, u64, &'static str) {
-        let (done, total) = self.0.progress();
-        (done, total, "")
-    }
-
-    /// Ask the replay to end.
-    fn cancel(&self) {
-        self.0.cancel();
-    }
-
-    /// Return what came of it, as plain dicts and arrays; raise what ended the replay early.
-    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let replayed = self.0.result(py)?;
-        let done = &replayed.report;
+impl Found for Replayed {
+    fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let done = &self.report;
         let levels = done.level_differences.iter();
         let levels = levels.map(|one| (one.row, one.ipa.get(), one.theirs.get(), one.ours.get()));
         let exits = done
@@ -142,8 +122,8 @@ impl ReplayJob {
         result.set_item("snapshots", snapshots)?;
         result.set_item("stats", report::stats(py, &done.stats)?)?;
         result.set_item("frames", done.frames)?;
-        result.set_item("longest_hold_ns", report::nanoseconds(replayed.longest_hold))?;
-        result.set_item("waits", replayed.waits)?;
+        result.set_item("longest_hold_ns", report::nanoseconds(self.longest_hold))?;
+        result.set_item("waits", self.waits)?;
         Ok(result)
     }
 }

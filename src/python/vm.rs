@@ -467,7 +467,7 @@ impl PyVm {
         write_percent: Number,
         random: bool,
         seed: Number,
-    ) -> PyResult<DirtyLogJob> {
+    ) -> PyResult<Py<DirtyLogJob>> {
         let run = dirty_log::options(
             vcpus,
             bytes_per_vcpu,
@@ -480,7 +480,7 @@ impl PyVm {
         self.vm.check(py)?;
         run.validate(&self.vm, slot.0)
             .map_err(|refused| error::workload(py, &refused))?;
-        Ok(DirtyLogJob(dirty_log::prepare(Arc::clone(&self.vm), slot.0, run)))
+        Py::new(py, dirty_log::prepare(Arc::clone(&self.vm), slot.0, run))
     }
 
     /// The leaves of the table as a structured numpy array, with the fields of `Stage2.leaves_array`.

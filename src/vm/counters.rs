@@ -110,6 +110,8 @@ impl OutcomeClass {
 pub struct Counters {
     faults: [u64; FaultClass::ALL.len()],
     outcomes: [u64; OutcomeClass::ALL.len()],
+    /// Those of `faults` that changed nothing.
+    vain: [u64; FaultClass::ALL.len()],
 }
 
 impl Counters {
@@ -117,6 +119,14 @@ impl Counters {
     pub(crate) fn count(&mut self, fault: FaultClass, outcome: OutcomeClass) {
         self.faults[fault as usize] += 1;
         self.outcomes[outcome as usize] += 1;
+        if outcome as usize > OutcomeClass::MarkedYoung as usize {
+            self.vain[fault as usize] += 1;
+        }
+    }
+
+    /// How many faults of one kind changed the table: without those after which the guest had to try again, and exits.
+    pub const fn handled_faults(&self, class: FaultClass) -> u64 {
+        self.faults[class as usize] - self.vain[class as usize]
     }
 
     /// How many faults there were of one kind.
@@ -151,6 +161,13 @@ impl Counters {
         FaultClass::ALL.iter().map(|&(class, name)| (name, self.faults(class)))
     }
 
+    /// Names and numbers of the faults by kind that changed the table, zeros included.
+    pub fn handled_by_name(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        FaultClass::ALL
+            .iter()
+            .map(|&(class, name)| (name, self.handled_faults(class)))
+    }
+
     /// Names and numbers of faults by outcome, zeros included.
     pub fn outcomes_by_name(&self) -> impl Iterator<Item = (&'static str, u64)> {
         OutcomeClass::ALL
@@ -162,6 +179,7 @@ impl Counters {
         Self {
             faults: core::array::from_fn(|i| f(self.faults[i], other.faults[i])),
             outcomes: core::array::from_fn(|i| f(self.outcomes[i], other.outcomes[i])),
+            vain: core::array::from_fn(|i| f(self.vain[i], other.vain[i])),
         }
     }
 }
@@ -223,6 +241,8 @@ mod tests {
         counters.count(FaultClass::TranslationRead, OutcomeClass::AgainPeer);
         counters.count(FaultClass::TranslationRead, OutcomeClass::ExitMmio);
         assert_eq!((counters.total(), counters.handled(), counters.again()), (4, 2, 1));
+        let handled: Vec<u64> = counters.handled_by_name().map(|(_, count)| count).collect();
+        assert_eq!(handled, [0, 1, 0, 0, 0, 0, 1, 0]);
         assert_eq!((counters + counters - counters), counters);
     }
 }

@@ -11,10 +11,11 @@
 use super::Vm;
 use super::error::Error;
 use super::slots::Entry;
+use super::vcpu::Vcpu;
 use crate::arch::Ipa;
 use crate::memory::TableMemory;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, PoisonError};
-use crate::table::Tlb;
+use crate::table::{Handle, Tlb};
 
 /// One page that was written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -184,9 +185,13 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
             let rings = self.rings.lock();
             rings.iter().for_each(|ring| ring.take(&mut pages));
         }
+        self.harvested(&self.stage2.handle(), pages)
+    }
+
+    /// Protects what was taken out of rings, and hands it out in order.
+    fn harvested(&self, handle: &Handle<'_, M, T>, mut pages: Vec<DirtyPage>) -> Result<Vec<DirtyPage>, Error> {
         pages.sort_unstable();
         pages.dedup();
-        let handle = self.stage2.handle();
         let current = self.slots.current();
         let size = self.page_size();
         for run in pages.chunk_by(|a, b| a.slot == b.slot) {
@@ -203,6 +208,24 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
             handle.write_protect_leaves(spans.map(range))?;
         }
         Ok(pages)
+    }
+}
+
+impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
+    /// Empties this vCPU's ring alone, as its own thread does when the ring is full
+    /// ([`ExitReason::RingFull`](super::ExitReason::RingFull)): [`Vm::harvest_rings`] of one.
+    ///
+    /// # Errors
+    /// [`Error::NoRings`] if the VM has none.
+    pub fn harvest_ring(&mut self) -> Result<Vec<DirtyPage>, Error> {
+        let ring = self.ring.as_ref().ok_or(Error::NoRings)?;
+        let mut pages = Vec::new();
+        {
+            // One takes at a time.
+            let _rings = self.vm().rings.lock();
+            ring.take(&mut pages);
+        }
+        self.vm().harvested(&self.handle, pages)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The VM layer: one file a subject. What is tested under every lock policy says so.
 
 mod dirty;
+mod dirty_log;
 mod fault;
 mod migrate;
 mod replay;

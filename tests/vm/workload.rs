@@ -4,17 +4,24 @@ use std::time::Duration;
 
 use s2pt::arch::{Ipa, Pa, Scope};
 use s2pt::table::{Counting, Event, Tlb};
-use s2pt::vm::workload::{Control, DirtyLog, DirtyLogReport, Maintenance, Phase, WorkloadError};
-use s2pt::vm::{Backing, Error, FaultClass, OutcomeClass, Policy, Slot};
+use s2pt::vm::workload::{Control, DirtyLog, DirtyLogReport, Load, Maintenance, Phase, WorkloadError};
+use s2pt::vm::{Backing, DirtyLogMode, Error, FaultClass, OutcomeClass, Policy, Slot};
 
 use crate::support::*;
 
 const SIZE: u64 = 4 * BLOCK;
 
+pub fn load(vcpus: usize, bytes_per_vcpu: u64) -> Load {
+    Load {
+        vcpus,
+        bytes_per_vcpu,
+        ..Load::default()
+    }
+}
+
 fn job(vcpus: usize) -> DirtyLog {
     DirtyLog {
-        vcpus,
-        bytes_per_vcpu: SIZE,
+        load: load(vcpus, SIZE),
         ..DirtyLog::default()
     }
 }
@@ -22,7 +29,7 @@ fn job(vcpus: usize) -> DirtyLog {
 fn run(job: DirtyLog, policy: Policy, backing: Backing) -> DirtyLogReport {
     let vm = vm_with(
         machine(policy, backing),
-        job.bytes_per_vcpu * job.vcpus as u64,
+        job.load.bytes_per_vcpu * job.load.vcpus as u64,
         Counting::new(),
     );
     let control = Control::new();
@@ -77,7 +84,7 @@ fn faults_by_phase_follow_from_the_recipe() {
                 "no further translation faults"
             );
             for phase in report.phases.iter().filter(|p| matches!(p.phase, Phase::Get(_))) {
-                assert_eq!(phase.dirty_pages, Some(n * pages));
+                assert_eq!(phase.found, Some(n * pages));
             }
             for phase in report.phases.iter().filter(|p| matches!(p.phase, Phase::Clear(_))) {
                 assert_eq!(phase.maintenance.unwrap().tlbi(), 1, "one TLBI a clear");
@@ -93,7 +100,7 @@ fn faults_by_phase_follow_from_the_recipe() {
 fn without_manual_protection_the_first_pass_faults_too() {
     let report = run(
         DirtyLog {
-            manual_protect: false,
+            log: DirtyLogMode::Auto.into(),
             ..job(2)
         },
         Policy::Lockless,
@@ -119,12 +126,12 @@ fn a_seed_determines_what_is_written() {
     let random = DirtyLog {
         random: true,
         write_percent: 30,
-        manual_protect: false,
+        log: DirtyLogMode::Auto.into(),
         ..job(2)
     };
     let dirty = |job, policy| {
         let report = run(job, policy, Backing::Thp);
-        report.phases.iter().filter_map(|p| p.dirty_pages).collect::<Vec<_>>()
+        report.phases.iter().filter_map(|p| p.found).collect::<Vec<_>>()
     };
     let first = dirty(random, Policy::Serial);
     let pages = 2 * SIZE / PAGE;
@@ -134,11 +141,20 @@ fn a_seed_determines_what_is_written() {
         "{first:?}"
     );
     assert_eq!(first, dirty(random, Policy::Lockless));
-    assert_ne!(first, dirty(DirtyLog { seed: 2, ..random }, Policy::Lockless));
+    assert_ne!(
+        first,
+        dirty(
+            DirtyLog {
+                load: Load { seed: 2, ..random.load },
+                ..random
+            },
+            Policy::Lockless
+        )
+    );
     assert_ne!(first[0], first[1], "each pass draws anew");
     let reads = DirtyLog {
         write_percent: 0,
-        manual_protect: false,
+        log: DirtyLogMode::Auto.into(),
         ..job(1)
     };
     assert_eq!(dirty(reads, Policy::Lockless), [0, 0]);
@@ -149,7 +165,7 @@ fn wrong_options_are_refused_with_their_limits() {
     let vm = vm_with(machine(Policy::Lockless, Backing::Thp), SIZE, Counting::new());
     let refused = |job: DirtyLog| job.run(&vm, 0, &Control::new()).unwrap_err();
     let option = |what, value, min, max| WorkloadError::Option { what, value, min, max };
-    assert_eq!(refused(DirtyLog { vcpus: 0, ..job(1) }), option("vcpus", 0, 1, 4096));
+    assert_eq!(refused(job(0)), option("vcpus", 0, 1, 4096));
     assert_eq!(
         refused(DirtyLog {
             write_percent: 101,
@@ -159,14 +175,14 @@ fn wrong_options_are_refused_with_their_limits() {
     );
     assert_eq!(
         refused(DirtyLog {
-            bytes_per_vcpu: 0,
+            load: load(1, 0),
             ..job(1)
         }),
         option("bytes per vCPU", 0, PAGE, SIZE)
     );
     assert_eq!(
         refused(DirtyLog {
-            bytes_per_vcpu: 5000,
+            load: load(1, 5000),
             ..job(1)
         }),
         WorkloadError::Alignment {
@@ -186,7 +202,7 @@ fn wrong_options_are_refused_with_their_limits() {
         job(1).run(&vm, 7, &Control::new()),
         Err(WorkloadError::Vm(Error::NoSlot { slot: 7 }))
     );
-    vm.enable_dirty_log(0, s2pt::vm::DirtyLogMode::Auto).unwrap();
+    vm.enable_dirty_log(0, DirtyLogMode::Auto).unwrap();
     assert_eq!(refused(job(1)), WorkloadError::Vm(Error::AlreadyLogging { slot: 0 }));
     assert!(vm.dirty_log_mode(0).unwrap().is_some(), "somebody else's log stays on");
 }
@@ -224,7 +240,7 @@ fn a_vcpu_that_fails_ends_the_run_with_its_error() {
     })
     .unwrap();
     let failed = DirtyLog {
-        bytes_per_vcpu: SIZE / 4,
+        load: load(4, SIZE / 4),
         ..job(4)
     }
     .run(&vm, 0, &Control::new());
@@ -271,7 +287,7 @@ fn stalls_add_up_only_under_the_exclusive_lock() {
             came: std::sync::Condvar::new(),
         };
         let job = DirtyLog {
-            bytes_per_vcpu: BLOCK / 2,
+            load: load(8, BLOCK / 2),
             ..job(8)
         };
         let vm = vm_with(machine(policy, Backing::Thp), SIZE, &meeting);

@@ -81,7 +81,8 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
         Ok(())
     }
 
-    fn check_log(&self, slot: &Slot, options: DirtyLogOptions) -> Result<(), Error> {
+    /// Refuses options that contradict each other or the VM.
+    pub(crate) fn check_log(&self, slot: &Slot, options: DirtyLogOptions) -> Result<(), Error> {
         let refused = |what| Err(Error::LogOptions { slot: slot.id, what });
         if options.tracking == DirtyTracking::Hardware {
             if !self.stage2.config().hd {

@@ -3,15 +3,22 @@
 mod control;
 pub(crate) mod crew;
 mod dirty_log;
+mod error;
 mod latency;
+mod load;
+mod log_kind;
 mod migrate;
 mod random;
 pub(crate) mod report;
+mod steps;
 
 pub use control::Control;
 pub use crew::NoThreads;
-pub use dirty_log::{DirtyLog, WorkloadError};
+pub use dirty_log::DirtyLog;
+pub use error::WorkloadError;
 pub use latency::{Latencies, LatencyReport};
-pub use migrate::{LogKind, Migrate, MigrateReport, Round, Throughput};
+pub use load::Load;
+pub use log_kind::LogKind;
+pub use migrate::{Migrate, MigrateReport, Round, Throughput};
 pub(crate) use random::Random;
-pub use report::{DirtyLogReport, Maintenance, Phase, PhaseReport};
+pub use report::{DirtyLogReport, Expected, Maintenance, Phase, PhaseReport, RunReport};

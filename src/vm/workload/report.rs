@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use crate::sync::Arc;
 use crate::table::{Counting, Counts, Null, Recording, Stall, Tlb};
-use crate::vm::Counters;
+use crate::vm::{Counters, FaultClass};
 
 /// A sink that can tell how much maintenance there was, or says that it cannot.
 pub trait Maintenance: Tlb {
@@ -73,11 +73,35 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What one step took and did.
+/// Faults that a step should take, by what the guest lacked: those that change the table, tries in vain not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Nothing mapped.
+    pub translation: u64,
+    /// Mapped, but not writable.
+    pub permission: u64,
+    /// The access flag was clear.
+    pub access_flag: u64,
+}
+
+impl Expected {
+    /// What `counters` say there was.
+    pub fn of(counters: &Counters) -> Self {
+        use FaultClass::*;
+        let handled = |classes: &[FaultClass]| classes.iter().map(|&class| counters.handled_faults(class)).sum();
+        Self {
+            translation: handled(&[TranslationRead, TranslationWrite, TranslationExecute]),
+            permission: handled(&[PermissionRead, PermissionWrite, PermissionExecute]),
+            access_flag: handled(&[AccessFlag]),
+        }
+    }
+}
+
+/// What one step took and did. `P` names a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PhaseReport {
+pub struct PhaseReport<P = Phase> {
     /// Which step.
-    pub phase: Phase,
+    pub phase: P,
     /// Wall time, until the last vCPU was done.
     pub elapsed: Duration,
     /// Faults of all vCPUs.
@@ -86,29 +110,42 @@ pub struct PhaseReport {
     pub maintenance: Option<Counts>,
     /// Table frames in use afterwards, root included, those that wait for walkers included.
     pub frames: usize,
-    /// Bits set in the bitmap that was fetched ([`Phase::Get`] only).
-    pub dirty_pages: Option<u64>,
+    /// What a step that looks for something found: dirty pages ([`Phase::Get`]), young leaves.
+    pub found: Option<u64>,
+    /// The faults that it should take by the workload's formula, if there is one for these options: see `docs/dirty-log.md`.
+    /// Nobody else may have used the VM meanwhile.
+    pub expected: Option<Expected>,
 }
 
-/// A whole run.
+impl<P> PhaseReport<P> {
+    /// Whether the faults were those of the formula; `None` without one.
+    pub fn as_expected(&self) -> Option<bool> {
+        self.expected.map(|expected| expected == Expected::of(&self.counters))
+    }
+}
+
+/// A whole run, step by step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DirtyLogReport {
+pub struct RunReport<P> {
     /// vCPU threads.
     pub vcpus: usize,
     /// Accesses of one pass, all vCPUs together.
     pub accesses: u64,
     /// The steps in their order.
-    pub phases: Vec<PhaseReport>,
+    pub phases: Vec<PhaseReport<P>>,
 }
 
-impl DirtyLogReport {
+/// A dirty-log run.
+pub type DirtyLogReport = RunReport<Phase>;
+
+impl<P: Copy> RunReport<P> {
     /// Wall time of all steps together.
     pub fn elapsed(&self) -> Duration {
         self.phases.iter().map(|p| p.elapsed).sum()
     }
 
     /// Wall time of the steps that `which` selects.
-    pub fn elapsed_in(&self, which: impl Fn(Phase) -> bool) -> Duration {
+    pub fn elapsed_in(&self, which: impl Fn(P) -> bool) -> Duration {
         self.phases.iter().filter(|p| which(p.phase)).map(|p| p.elapsed).sum()
     }
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
 use super::super::control::Control;
-use super::super::dirty_log::WorkloadError;
+use super::super::error::WorkloadError;
 use super::super::latency::Latencies;
 use super::super::random::Random;
 use super::Migrate;

@@ -18,14 +18,14 @@ use core::time::Duration;
 use std::time::Instant;
 
 use super::control::Control;
-use super::dirty_log::WorkloadError;
+use super::error::{WorkloadError, within};
 use super::random::Random;
 use crate::arch::Ipa;
 use crate::machine::Machine;
 use crate::memory::TableMemory;
 use crate::sync::{AtomicBool, Ordering, thread};
 use crate::table::Tlb;
-use crate::vm::{Cost, DirtyLogMode, DirtyLogOptions, DirtyTracking, Error, PaSource, Slot, Vm};
+use crate::vm::{Cost, DirtyLogMode, DirtyLogOptions, Error, PaSource, Slot, Vm};
 use guests::{Crowd, State};
 use transfer::Transfer;
 
@@ -163,13 +163,6 @@ impl Migrate {
         machine: &Machine,
     ) -> Result<Slot, WorkloadError> {
         let slot = vm.slot(slot)?;
-        let within = |what, value, min, max| {
-            if (min..=max).contains(&value) {
-                Ok(())
-            } else {
-                Err(WorkloadError::Option { what, value, min, max })
-            }
-        };
         within("vcpus", self.vcpus as u64, 1, machine.cpus() as u64)?;
         within("write percent", u64::from(self.write_percent), 0, 100)?;
         within("hot percent", u64::from(self.hot_percent), 0, 100)?;
@@ -365,45 +358,4 @@ fn numbers(bitmap: &[u64]) -> Pages {
         .filter(|(_, bits)| **bits != 0)
         .flat_map(bits)
         .collect()
-}
-
-/// A way to log writes, for those who want to try all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LogKind {
-    /// A bitmap, write protection, blocks split by the writes.
-    Lazy,
-    /// A bitmap, write protection, blocks split ahead.
-    Eager,
-    /// A bitmap, hardware's notes.
-    Hardware,
-    /// A ring for each vCPU, write protection, blocks split by the writes.
-    Ring,
-}
-
-impl LogKind {
-    /// All, with their names.
-    pub const ALL: [(Self, &'static str); 4] = [
-        (Self::Lazy, "lazy"),
-        (Self::Eager, "eager"),
-        (Self::Hardware, "hardware"),
-        (Self::Ring, "ring"),
-    ];
-
-    /// The options of a log of this kind, on a VM with `block` bytes in its smallest block.
-    pub const fn options(self, manual: bool, block: u64) -> DirtyLogOptions {
-        DirtyLogOptions {
-            mode: match (self, manual) {
-                (Self::Ring, _) | (_, false) => DirtyLogMode::Auto,
-                (_, true) => DirtyLogMode::ManualInitiallySet,
-            },
-            tracking: match self {
-                Self::Hardware => DirtyTracking::Hardware,
-                _ => DirtyTracking::WriteProtect,
-            },
-            eager_split: match self {
-                Self::Eager => Some(block),
-                _ => None,
-            },
-        }
-    }
 }

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::time::Instant;
 
 use super::super::control::Control;
-use super::super::dirty_log::WorkloadError;
+use super::super::error::WorkloadError;
 use crate::arch::Pa;
 use crate::memory::Ram;
 use crate::sync::thread;

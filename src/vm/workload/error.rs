@@ -1,0 +1,80 @@
+//! Why a workload did not run, or ended early.
+
+use super::crew::NoThreads;
+use crate::vm::{AccessError, Error};
+
+/// Why a run did not happen or ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkloadError {
+    /// An option is outside its range.
+    #[error("{what} is {value:#x}; it must be {min:#x} to {max:#x}")]
+    Option {
+        /// Which option.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+        /// The least it may be.
+        min: u64,
+        /// The most it may be.
+        max: u64,
+    },
+    /// The memory of a vCPU is not whole pages.
+    #[error("bytes per vCPU {value:#x} is not a multiple of {required:#x}")]
+    Alignment {
+        /// Bytes per vCPU.
+        value: u64,
+        /// The granule, or the host's page where the workload needs whole ones.
+        required: u64,
+    },
+    /// The slots are too small for all vCPUs.
+    #[error("slot {slot} has {size:#x} bytes; the run needs {required:#x}")]
+    SlotTooSmall {
+        /// Id of the first slot.
+        slot: u32,
+        /// Size of all slots in bytes.
+        size: u64,
+        /// What the vCPUs need together.
+        required: u64,
+    },
+    /// Two slots that are to be one piece of guest memory are not.
+    #[error("slot {slot} does not begin where slot {before} ends")]
+    SlotsApart {
+        /// Id of a slot.
+        slot: u32,
+        /// Id of the one before it.
+        before: u32,
+    },
+    /// A call on the VM was refused.
+    #[error(transparent)]
+    Vm(#[from] Error),
+    /// An access of a vCPU failed.
+    #[error("vCPU {vcpu}: {reason}")]
+    Access {
+        /// Which one.
+        vcpu: usize,
+        /// Why.
+        reason: AccessError,
+    },
+    /// There is no address space for the guest's memory once more.
+    #[error("no address space for {bytes:#x} bytes of guest memory")]
+    Memory {
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// There are not enough threads.
+    #[error(transparent)]
+    Threads(#[from] NoThreads),
+    /// Somebody asked the run to end.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Refuses a number outside its range.
+pub(crate) fn within(what: &'static str, value: u64, min: u64, max: u64) -> Result<(), WorkloadError> {
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(WorkloadError::Option { what, value, min, max })
+    }
+}

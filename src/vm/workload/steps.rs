@@ -1,0 +1,83 @@
+//! Measuring a run step by step: what the host does, and passes of the vCPUs.
+
+use core::time::Duration;
+use std::time::Instant;
+
+use super::crew::Crew;
+use super::error::WorkloadError;
+use super::load::Leaves;
+use super::report::{Expected, Maintenance, PhaseReport, since};
+use crate::memory::TableMemory;
+use crate::table::Counts;
+use crate::vm::{Counters, Error, Vm};
+
+/// The steps of a run on `vm` so far. `P` names a step.
+pub(crate) struct Steps<'v, M: TableMemory, T: Maintenance, P> {
+    pub(crate) vm: &'v Vm<M, T>,
+    phases: Vec<PhaseReport<P>>,
+}
+
+impl<'v, M: TableMemory, T: Maintenance, P: Copy> Steps<'v, M, T, P> {
+    pub(crate) const fn new(vm: &'v Vm<M, T>) -> Self {
+        Self { vm, phases: Vec::new() }
+    }
+
+    /// Measures a step of the host.
+    pub(crate) fn host<R>(
+        &mut self,
+        phase: P,
+        work: impl FnOnce(&'v Vm<M, T>) -> Result<R, Error>,
+    ) -> Result<R, WorkloadError> {
+        let (before, since) = (self.vm.stage2().tlb().maintenance(), Instant::now());
+        let result = work(self.vm)?;
+        self.note(phase, since.elapsed(), Counters::default(), before);
+        Ok(result)
+    }
+
+    /// Measures a pass of the vCPUs; `expected` are the faults that it should take.
+    pub(crate) fn vcpus<W>(
+        &mut self,
+        phase: P,
+        crew: &Crew<'_, W, WorkloadError>,
+        pass: W,
+        expected: Option<Expected>,
+    ) -> Result<(), WorkloadError> {
+        let before = self.vm.stage2().tlb().maintenance();
+        let (elapsed, counters) = crew.pass(pass)?;
+        self.note(phase, elapsed, counters, before);
+        if let Some(last) = self.phases.last_mut() {
+            last.expected = expected;
+        }
+        Ok(())
+    }
+
+    /// What the last step found.
+    pub(crate) fn found(&mut self, found: u64) {
+        if let Some(last) = self.phases.last_mut() {
+            last.found = Some(found);
+        }
+    }
+
+    pub(crate) fn into_phases(self) -> Vec<PhaseReport<P>> {
+        self.phases
+    }
+
+    fn note(&mut self, phase: P, elapsed: Duration, counters: Counters, before: Option<Counts>) {
+        let stage2 = self.vm.stage2();
+        self.phases.push(PhaseReport {
+            phase,
+            elapsed,
+            counters,
+            maintenance: since(stage2.tlb().maintenance(), before),
+            frames: stage2.memory().frames_in_use(),
+            found: None,
+            expected: None,
+        });
+    }
+}
+
+/// The leaves that faults make of a region, if nothing is mapped yet and so nothing but the formulas decides.
+pub(crate) fn fresh<M: TableMemory, T: Maintenance>(vm: &Vm<M, T>, region: &super::load::Region) -> Option<Leaves> {
+    let empty = vm.stage2().handle().stats().mapped_bytes == 0;
+    if empty { region.leaves(vm) } else { None }
+}
