@@ -10,7 +10,11 @@ use super::walker::{Found, Reached, Regime};
 use crate::arch::{Format, Geometry, Ipa, Level, Pa, Tlbi};
 
 /// Translations by the first IPA that they cover; of one address there may be several sizes.
-type Held = BTreeMap<u64, Vec<Found>>;
+#[derive(Debug, Default)]
+struct Held {
+    by_base: BTreeMap<u64, Vec<Found>>,
+    through: Through,
+}
 
 /// Through which entries of tables something is held, and how often: so that a make, which mostly concerns nobody, need not
 /// look at everything.
@@ -33,6 +37,54 @@ impl Through {
             }
         }
     }
+
+    fn any(&self, first: Pa, end: Pa) -> bool {
+        self.0.range(first.get()..end.get()).next().is_some()
+    }
+}
+
+impl Held {
+    fn iter(&self) -> impl Iterator<Item = &Found> {
+        self.by_base.values().flatten()
+    }
+
+    /// What was read through an entry in [`first`, `end`).
+    fn through(&self, first: Pa, end: Pa) -> Option<&Found> {
+        if !self.through.any(first, end) {
+            return None;
+        }
+        let inside = |pa: &Pa| (first..end).contains(pa);
+        self.iter().find(|found| found.path.iter().any(inside))
+    }
+
+    /// Drops all, but for what was read through an entry of `unseen`. Returns where something went.
+    fn forget(&mut self, unseen: &[Pa]) -> Vec<Ipa> {
+        if unseen.is_empty() {
+            // The usual case, and the costly one: a whole TLB.
+            return core::mem::take(self).iter().map(|found| found.base).collect();
+        }
+        let mut gone = Vec::new();
+        let through = &mut self.through;
+        self.by_base.retain(|_, all| {
+            all.retain(|found| {
+                let stays = spared(unseen, &found.path);
+                if !stays {
+                    gone.push(found.base);
+                }
+                kept(through, &found.path, stays)
+            });
+            !all.is_empty()
+        });
+        gone
+    }
+
+    /// Whether all that is held begins in [`first`, `end`).
+    fn within(&self, first: u64, end: u64) -> bool {
+        let ends = [self.by_base.first_key_value(), self.by_base.last_key_value()];
+        ends.into_iter()
+            .flatten()
+            .all(|(&base, _)| (first..end).contains(&base))
+    }
 }
 
 /// The caches of one CPU for one VMID.
@@ -47,7 +99,8 @@ pub(super) struct Caches {
     combined: Held,
     /// Tables by the level of their entries and the first IPA that they translate.
     tables: BTreeMap<(Level, u64), Reached>,
-    through: Through,
+    /// Through which entries they were found.
+    tables_through: Through,
 }
 
 /// Whether two translations can be held at once: of one size, to one output, of one memory type. Permissions, access flag
@@ -64,9 +117,9 @@ fn beginnings<'a>(held: &'a Held, sizes: &'a [u64], first: u64, end: u64) -> imp
         .iter()
         .map(move |&size| (size, first / size * size))
         .filter(move |&(_, base)| base < first)
-        .filter_map(|(size, base)| Some((size, held.get(&base)?)))
+        .filter_map(|(size, base)| Some((size, held.by_base.get(&base)?)))
         .flat_map(|(size, all)| all.iter().filter(move |found| found.size == size));
-    before.chain(held.range(first..end).flat_map(|(_, all)| all))
+    before.chain(held.by_base.range(first..end).flat_map(|(_, all)| all))
 }
 
 impl Caches {
@@ -79,10 +132,10 @@ impl Caches {
             sizes: levels.iter().map(|&level| geometry.size(level)).collect(),
             geometry,
             format: regime.format,
-            stage2: Held::new(),
-            combined: Held::new(),
+            stage2: Held::default(),
+            combined: Held::default(),
             tables: BTreeMap::new(),
-            through: Through::default(),
+            tables_through: Through::default(),
         }
     }
 
@@ -99,11 +152,11 @@ impl Caches {
         let conflict = beginnings(held, &self.sizes, first, end)
             .find(|other| !agree(&self.format, found, other))
             .cloned();
-        let all = held.entry(first).or_default();
-        self.through.add(&found.path);
+        let all = held.by_base.entry(first).or_default();
+        held.through.add(&found.path);
         match all.iter_mut().find(|other| other.size == found.size) {
             Some(other) => {
-                self.through.remove(&other.path);
+                held.through.remove(&other.path);
                 other.clone_from(found);
             }
             None => all.push(found.clone()),
@@ -132,17 +185,17 @@ impl Caches {
     pub fn keep_table(&mut self, ipa: Ipa, reached: &Reached) -> Option<Reached> {
         let place = (reached.level, self.table_base(reached.level, ipa));
         let before = self.tables.insert(place, reached.clone());
-        self.through.add(&reached.path);
+        self.tables_through.add(&reached.path);
         if let Some(before) = &before {
-            self.through.remove(&before.path);
+            self.tables_through.remove(&before.path);
         }
         before.filter(|before| before.table != reached.table)
     }
 
     /// Each translation held, and whether it is a combined one.
     pub fn iter(&self) -> impl Iterator<Item = (&Found, bool)> {
-        let stage2 = self.stage2.values().flatten().map(|found| (found, false));
-        stage2.chain(self.combined.values().flatten().map(|found| (found, true)))
+        let stage2 = self.stage2.iter().map(|found| (found, false));
+        stage2.chain(self.combined.iter().map(|found| (found, true)))
     }
 
     /// Translations of a byte of [`first`, `end`), and whether they are combined ones.
@@ -153,17 +206,17 @@ impl Caches {
 
     /// What was read through an entry in [`first`, `end`), or is a table there, in words.
     pub fn through(&self, first: Pa, end: Pa) -> Option<alloc::string::String> {
-        let inside = |pa: &Pa| (first..end).contains(pa);
-        let stage = |combined| if combined { "combined" } else { "stage-2" };
-        if self.through.0.range(first.get()..end.get()).next().is_some() {
-            let found = self.iter().find(|(found, _)| found.path.iter().any(inside));
-            if let Some((found, combined)) = found {
-                return Some(alloc::format!("a {} translation: {found}", stage(combined)));
+        for (held, stage) in [(&self.stage2, "stage-2"), (&self.combined, "combined")] {
+            if let Some(found) = held.through(first, end) {
+                return Some(alloc::format!("a {stage} translation: {found}"));
             }
-            let table = self.tables.values().find(|table| table.path.iter().any(inside))?;
-            return Some(alloc::format!("in its walk cache the {table}"));
         }
-        None
+        if !self.tables_through.any(first, end) {
+            return None;
+        }
+        let inside = |pa: &Pa| (first..end).contains(pa);
+        let table = self.tables.values().find(|table| table.path.iter().any(inside))?;
+        Some(alloc::format!("in its walk cache the {table}"))
     }
 
     /// The walk cache's entry for the table at `pa`, in words.
@@ -174,61 +227,66 @@ impl Caches {
 
     /// Combined entries are made again out of those of stage 2, as hardware may at any time.
     pub fn recombine(&mut self) {
-        let stage2: Vec<Found> = self.stage2.values().flatten().cloned().collect();
+        let stage2: Vec<Found> = self.stage2.iter().cloned().collect();
         for found in stage2 {
             self.keep(&found, true);
         }
     }
 
-    /// Drops what an invalidation names, but for what was read through an entry of which `spared` says that the store that
-    /// broke it is not visible yet. Notes in `gone` where something of stage 2 went.
+    /// Drops what an invalidation names, but for what was read through an entry of `unseen`: the store that broke it is not
+    /// visible yet. Notes in `gone` where something of stage 2 went.
     ///
     /// A level hint is taken at its word: translations of other levels stay, and so do tables. Without one everything for
     /// the address goes, tables on the way included.
-    pub fn invalidate(&mut self, tlbi: Tlbi, spared: impl Fn(&[Pa]) -> bool, gone: &mut Vec<Ipa>) {
+    pub fn invalidate(&mut self, tlbi: Tlbi, unseen: &[Pa], gone: &mut Vec<Ipa>) {
         let page = self.sizes[0];
-        let through = &mut self.through;
         let (ipa, pages, level) = match tlbi {
             Tlbi::Ipa { ipa, level, .. } => (ipa, 1, level),
             Tlbi::Range { ipa, pages, level, .. } => (ipa, pages, level),
             Tlbi::Vmid => {
-                forget(&mut self.stage2, through, |found| !spared(&found.path), gone);
-                forget(&mut self.combined, through, |found| !spared(&found.path), gone);
-                self.tables
-                    .retain(|_, table| kept(through, &table.path, spared(&table.path)));
+                gone.append(&mut self.stage2.forget(unseen));
+                gone.append(&mut self.combined.forget(unseen));
+                self.forget_tables(unseen, |_, _| true);
                 return;
             }
             Tlbi::Stage1 { .. } => {
-                return forget(
-                    &mut self.combined,
-                    through,
-                    |found| !spared(&found.path),
-                    &mut Vec::new(),
-                );
+                self.combined.forget(unseen);
+                return;
             }
         };
         let first = ipa.align_down(page).get();
         let end = first + pages * page;
-        let hits: Vec<(u64, u64)> = beginnings(&self.stage2, &self.sizes, first, end)
-            .filter(|found| level.is_none_or(|level| level == found.level) && !spared(&found.path))
-            .map(|found| (found.base.get(), found.size))
-            .collect();
-        for (base, size) in hits {
-            if let Some(all) = self.stage2.get_mut(&base) {
-                all.retain(|found| kept(through, &found.path, found.size != size));
-                if all.is_empty() {
-                    self.stage2.remove(&base);
+        if level.is_none() && self.stage2.within(first, end) {
+            gone.append(&mut self.stage2.forget(unseen));
+        } else {
+            let hits: Vec<(u64, u64)> = beginnings(&self.stage2, &self.sizes, first, end)
+                .filter(|found| level.is_none_or(|level| level == found.level) && !spared(unseen, &found.path))
+                .map(|found| (found.base.get(), found.size))
+                .collect();
+            let through = &mut self.stage2.through;
+            for (base, size) in hits {
+                if let Some(all) = self.stage2.by_base.get_mut(&base) {
+                    all.retain(|found| kept(through, &found.path, found.size != size));
+                    if all.is_empty() {
+                        self.stage2.by_base.remove(&base);
+                    }
                 }
+                gone.push(Ipa::new(base.max(first)));
             }
-            gone.push(Ipa::new(base.max(first)));
         }
         if level.is_none() {
-            let geometry = &self.geometry;
-            self.tables.retain(|&(level, base), table| {
-                let outside = base >= end || base + geometry.span(level) <= first;
-                kept(through, &table.path, outside || spared(&table.path))
-            });
+            let geometry = self.geometry;
+            self.forget_tables(unseen, |level, base| base < end && base + geometry.span(level) > first);
         }
+    }
+
+    /// Drops the tables that `hit` names by level and first IPA.
+    fn forget_tables(&mut self, unseen: &[Pa], hit: impl Fn(Level, u64) -> bool) {
+        let through = &mut self.tables_through;
+        self.tables.retain(|&(level, base), table| {
+            let stays = !hit(level, base) || spared(unseen, &table.path);
+            kept(through, &table.path, stays)
+        });
     }
 
     /// How many translations and tables are held.
@@ -237,23 +295,15 @@ impl Caches {
     }
 }
 
+/// Whether what was read through `path` escapes an invalidation that saw none of `unseen` broken.
+fn spared(unseen: &[Pa], path: &[Pa]) -> bool {
+    unseen.iter().any(|entry| path.contains(entry))
+}
+
 /// Whether something stays; if not, it is taken out of the index.
 fn kept(through: &mut Through, path: &[Pa], stays: bool) -> bool {
     if !stays {
         through.remove(path);
     }
     stays
-}
-
-fn forget(held: &mut Held, through: &mut Through, hit: impl Fn(&Found) -> bool, gone: &mut Vec<Ipa>) {
-    held.retain(|_, all| {
-        all.retain(|found| {
-            let hit = hit(found);
-            if hit {
-                gone.push(found.base);
-            }
-            kept(through, &found.path, !hit)
-        });
-        !all.is_empty()
-    });
 }

@@ -154,8 +154,13 @@ impl Port {
         // Stage 1 first where nothing separates the two.
         done.sort_by_key(|(tlbi, _)| tlbi.is_stage2());
         let mixed = !done[0].0.is_stage2() && done.iter().any(|(tlbi, _)| tlbi.is_stage2());
-        for (cpu, mut state) in self.shared.cpus() {
+        for cpu in 0..self.shared.len() {
             let reached = |tlbi: Tlbi| tlbi.scope() == Scope::Broadcast || core.cpu == Some(cpu);
+            // What is invalidated locally keeps no other CPU from its work.
+            if !done.iter().any(|(tlbi, _)| reached(*tlbi)) {
+                continue;
+            }
+            let mut state = self.shared.cpu(cpu);
             let mut gone: Vec<Ipa> = Vec::new();
             let mut recombined = !mixed;
             for (tlbi, unseen) in done.iter().filter(|(tlbi, _)| reached(*tlbi)) {
@@ -164,8 +169,7 @@ impl Port {
                     caches.recombine();
                     recombined = true;
                 }
-                let spared = |path: &[Pa]| unseen.iter().any(|entry| path.contains(entry));
-                caches.invalidate(*tlbi, spared, &mut gone);
+                caches.invalidate(*tlbi, unseen, &mut gone);
             }
             state.land_if_dropped(regime, &self.shared, cpu);
             gone.sort_unstable();
