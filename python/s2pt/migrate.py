@@ -12,10 +12,10 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from s2pt import _running
 from s2pt._core import MigrateJob
 from s2pt.types import Backing, Policy, Semantics, format_size, parse_size
 
@@ -98,8 +98,9 @@ class MigrateReport:
         How long the guest stood; from the beginning of logging to the end; how long switching the log on took.
     before, during : Throughput
         What the guest did before, and while its memory was copied.
-    lost_bytes : int
-        Bytes that differ between source and destination at the end: writes that the log missed.
+    lost_bytes : int or None
+        Bytes that differ between source and destination at the end: writes that the log missed. None if the migration
+        did not come to its end: there is nothing to compare then.
     wrong_reads : int
         Reads of a vCPU that did not give what it wrote last.
     faults, outcomes : dict of str to int
@@ -114,6 +115,8 @@ class MigrateReport:
         The longest time for which a change by the host excluded all faults (0 under ``"lockless"``).
     violations : int
         Rules of the architecture that the simulated CPUs saw broken.
+    complete : bool
+        Whether the migration came to its end. If not, it was ended early: all else is what there was up to there.
     """
 
     rounds: tuple[Round, ...]
@@ -124,7 +127,7 @@ class MigrateReport:
     enabled_ns: int
     before: Throughput
     during: Throughput
-    lost_bytes: int
+    lost_bytes: int | None
     wrong_reads: int
     faults: dict[str, int]
     outcomes: dict[str, int]
@@ -133,6 +136,7 @@ class MigrateReport:
     held_up: Latency
     longest_hold_ns: int
     violations: int
+    complete: bool = True
 
     @property
     def slowdown(self) -> float:
@@ -149,8 +153,11 @@ class MigrateReport:
             f"guest {self.before.per_second:,.0f} accesses a second before, {self.during.per_second:,.0f} meanwhile",
             f"{took.count} faults: p50 {took.p50_ns / 1e3:.1f} us, p99 {took.p99_ns / 1e3:.1f}, "
             f"p99.9 {took.p999_ns / 1e3:.1f}, longest {took.max_ns / 1e3:.1f}",
-            f"lost bytes {self.lost_bytes}, wrong reads {self.wrong_reads}, rules broken {self.violations}",
+            f"lost bytes {'not known' if self.lost_bytes is None else self.lost_bytes}, "
+            f"wrong reads {self.wrong_reads}, rules broken {self.violations}",
         ]
+        if not self.complete:
+            lines.append("ended early")
         return "\n".join(lines)
 
 
@@ -262,34 +269,31 @@ class Migrate:
             cost_how=self.cost_how,
         )
 
-    def run(self, *, progress: Callable[[int, int], object] | None = None, poll_s: float = 0.05) -> MigrateReport:
+    def run(self, *, progress: _running.Progress = None, poll_s: float = 0.05) -> MigrateReport:
         """Run it on threads of its own, and wait for it.
 
-        The GIL is released meanwhile. An exception in the waiting thread, Ctrl-C first of all, ends the run.
+        The GIL is released meanwhile.
 
         Parameters
         ----------
-        progress : callable, optional
-            Called now and then with the pages copied, and those to copy as far as is known.
+        progress : callable or bool, optional
+            Called now and then with the pages copied, and those to copy as far as is known; if it returns False the
+            migration ends. True: a bar on standard error (extra ``cli``).
         poll_s : float
             Seconds between two such calls.
 
         Returns
         -------
         MigrateReport
+            Of a migration that `progress` ended, with ``complete`` False and what there was up to there.
+
+        Raises
+        ------
+        BaseException
+            Whatever came up while waiting, `KeyboardInterrupt` first of all: it ends the migration, and its attribute
+            ``report`` is what there was up to there.
         """
-        job = self.job()
-        job.start()
-        try:
-            while not job.wait(poll_s):
-                if progress is not None:
-                    progress(*job.progress()[:2])
-        except BaseException:
-            job.cancel()
-            while not job.wait(poll_s):
-                pass
-            raise
-        return report(job.result())
+        return _running.run(self.job(), report, progress, poll_s, f"{self}:")
 
     def __str__(self) -> str:
         memory = format_size(parse_size(self.memory))

@@ -15,11 +15,10 @@ Translation(pa=0x40001234, level=2, prot=RW, memtype=NORMAL)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from s2pt import _core
+from s2pt import _core, _running
 from s2pt.errors import Fault
 from s2pt.types import Access, format_size
 
@@ -111,6 +110,8 @@ class PhaseReport:
         Table frames in use afterwards.
     dirty_pages : int or None
         Bits set in the bitmap that was fetched; None for other steps.
+    complete : bool
+        Whether it came to its end; the last step of a run that was ended early may not have.
     """
 
     phase: str
@@ -120,6 +121,7 @@ class PhaseReport:
     maintenance: dict[str, int] | None
     frames: int
     dirty_pages: int | None
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,8 @@ class DirtyLogReport:
         How often a change by the host had to wait for a fault (``"lockless"``).
     stats : dict
         Tables, leaves and marks at the end, as `Stage2.stats` counts them.
+    complete : bool
+        Whether the run came to its end. If not, it was ended early: the steps are those up to there.
     """
 
     vcpus: int
@@ -146,6 +150,7 @@ class DirtyLogReport:
     longest_hold_ns: int
     waits: int
     stats: dict[str, Any]
+    complete: bool = True
 
     @property
     def elapsed_ns(self) -> int:
@@ -160,7 +165,10 @@ class DirtyLogReport:
         for phase in self.phases:
             dirty = "" if phase.dirty_pages is None else str(phase.dirty_pages)
             seconds = phase.elapsed_ns / 1e9
-            lines.append(f"{phase.phase:<10} {seconds:>12.6f} {sum(phase.faults.values()):>9} {dirty:>13}".rstrip())
+            row = f"{phase.phase:<10} {seconds:>12.6f} {sum(phase.faults.values()):>9} {dirty:>13}".rstrip()
+            lines.append(row if phase.complete else f"{row}  (cut short)")
+        if not self.complete:
+            lines.append("ended early")
         return "\n".join(lines)
 
 
@@ -193,25 +201,27 @@ class Vm(_core.Vm):  # noqa: D101 - documented where it is implemented
         self,
         job: DirtyLog,
         *,
-        progress: Callable[[int, int], object] | None = None,
+        progress: _running.Progress = None,
         poll_s: float = 0.05,
     ) -> DirtyLogReport:
         """Run an experiment on threads of its own, and wait for it.
 
-        The GIL is released while it runs. An exception in the waiting thread, Ctrl-C first of all, ends the run.
+        The GIL is released while it runs. However it ends, the log is off afterwards.
 
         Parameters
         ----------
         job : DirtyLog
             What to run.
-        progress : callable, optional
-            Called now and then with the accesses done and those there are in all (0: not known yet).
+        progress : callable or bool, optional
+            Called now and then with the accesses done and those there are in all (0: not known yet); if it returns
+            False the run ends. True: a bar on standard error (extra ``cli``).
         poll_s : float
             Seconds between two such calls.
 
         Returns
         -------
         DirtyLogReport
+            Of a run that `progress` ended, with ``complete`` False and the steps up to there.
 
         Raises
         ------
@@ -219,6 +229,16 @@ class Vm(_core.Vm):  # noqa: D101 - documented where it is implemented
             An option is wrong; nothing ran.
         OutOfFramesError
             Too few frames for the tables.
+        BaseException
+            Whatever came up while waiting, `KeyboardInterrupt` first of all: it ends the run, and its attribute
+            ``report`` is what there was up to there.
+
+        Examples
+        --------
+        >>> vm = Vm(memory="64MiB")
+        >>> report = vm.run(DirtyLog(iterations=1_000_000), progress=lambda done, total: done < 100_000, poll_s=0.001)
+        >>> report.complete, report.phases[0].phase
+        (False, 'populate')
         """
         prepared = self._dirty_log_job(
             slot=job.slot,
@@ -230,17 +250,7 @@ class Vm(_core.Vm):  # noqa: D101 - documented where it is implemented
             random=job.random,
             seed=job.seed,
         )
-        prepared.start()
-        try:
-            while not prepared.wait(poll_s):
-                if progress is not None:
-                    progress(*prepared.progress()[:2])
-        except BaseException:
-            prepared.cancel()
-            while not prepared.wait(poll_s):
-                pass
-            raise
-        return report(prepared.result())
+        return _running.run(prepared, report, progress, poll_s, f"{job.vcpus} vCPUs:")
 
     def _share(self, job: DirtyLog) -> int:
         page = self.geometry.granule

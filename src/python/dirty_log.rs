@@ -122,6 +122,7 @@ impl Found for Measured {
         for phase in &self.report.phases {
             let row = PyDict::new(py);
             row.set_item("phase", phase.phase.to_string())?;
+            row.set_item("complete", phase.complete)?;
             row.set_item("elapsed_ns", report::nanoseconds(phase.elapsed))?;
             row.set_item("faults", report::faults(py, &phase.counters)?)?;
             row.set_item("outcomes", report::outcomes(py, &phase.counters)?)?;
@@ -131,6 +132,7 @@ impl Found for Measured {
             phases.append(row)?;
         }
         let result = PyDict::new(py);
+        result.set_item("complete", self.report.complete)?;
         result.set_item("vcpus", self.report.vcpus)?;
         result.set_item("accesses", self.report.accesses)?;
         result.set_item("phases", phases)?;

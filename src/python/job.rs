@@ -25,10 +25,10 @@ use crate::vm::workload::{Control, WorkloadError};
 /// Why a run came to no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The dirty-log run refused or was cancelled.
+    /// A workload refused or failed.
     #[error(transparent)]
     Workload(#[from] WorkloadError),
-    /// The replay refused or was cancelled.
+    /// The replay refused or failed.
     #[error(transparent)]
     Replay(#[from] ReplayError),
     /// The measurement of the budget table refused or was cancelled.
@@ -158,12 +158,12 @@ impl Job {
     }
 
     /// Return how many steps are done, how many there are in all (0: not known yet), and what is being done.
-    fn progress(&self) -> (u64, u64, &'static str) {
+    fn progress(&self) -> (u64, u64, String) {
         let (done, total) = self.0.control.progress();
-        (done, total, "")
+        (done, total, self.0.control.step())
     }
 
-    /// Ask the run to end.
+    /// Ask the run to end; `result` then has what there was up to there.
     fn cancel(&self) {
         self.0.control.cancel();
     }

@@ -134,13 +134,14 @@ impl Found for MigrateReport {
             ("downtime_ns", report::nanoseconds(self.downtime)),
             ("elapsed_ns", report::nanoseconds(self.elapsed)),
             ("enabled_ns", report::nanoseconds(self.enabled)),
-            ("lost_bytes", self.lost_bytes),
             ("wrong_reads", self.wrong_reads),
             ("longest_hold_ns", report::nanoseconds(self.longest_hold)),
             ("violations", self.violations),
         ] {
             result.set_item(name, number)?;
         }
+        result.set_item("complete", self.complete)?;
+        result.set_item("lost_bytes", self.lost_bytes)?;
         result.set_item("before", throughput(py, &self.before)?)?;
         result.set_item("during", throughput(py, &self.during)?)?;
         result.set_item("faults", report::faults(py, &self.counters)?)?;

@@ -105,6 +105,7 @@ impl Found for Replayed {
             snapshots.append((snapshot.row, snapshot.dump, leaves(py, &snapshot.leaves)?))?;
         }
         let result = PyDict::new(py);
+        result.set_item("complete", done.complete)?;
         result.set_item("elapsed_ns", report::nanoseconds(done.elapsed))?;
         result.set_item("threads", done.threads)?;
         result.set_item("faults", done.faults)?;

@@ -1,5 +1,6 @@
 //! The VM layer: one file a subject. What is tested under every lock policy says so.
 
+mod cancel;
 mod dirty;
 mod dirty_log;
 mod fault;

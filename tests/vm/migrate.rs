@@ -90,7 +90,11 @@ fn source_and_destination_are_the_same_whoever_notices_the_writes() {
                         ..QUICK
                     };
                     let report = world.migrate(options);
-                    assert_eq!(report.lost_bytes, 0, "{policy:?} {name} manual={manual} {backing:?}");
+                    assert_eq!(
+                        report.lost_bytes,
+                        Some(0),
+                        "{policy:?} {name} manual={manual} {backing:?}"
+                    );
                     assert!(report.faults.report().count > 0);
                 }
             }
@@ -107,7 +111,7 @@ fn kvms_habits_lose_nothing_either() {
                 log: kind.options(false, world.block),
                 ..QUICK
             };
-            assert_eq!(world.migrate(options).lost_bytes, 0, "{policy:?} {kind:?}");
+            assert_eq!(world.migrate(options).lost_bytes, Some(0), "{policy:?} {kind:?}");
         }
     }
 }
@@ -123,7 +127,7 @@ fn pages_copied_before_their_protection_is_complete_are_lost() {
             hot_percent: 0,
             ..QUICK
         };
-        assert!(world.migrate(options).lost_bytes > 0, "{kind:?}");
+        assert!(world.migrate(options).lost_bytes > Some(0), "{kind:?}");
     }
 }
 
@@ -144,7 +148,7 @@ fn an_idle_guest_is_copied_once() {
     });
     assert_eq!(
         (report.lost_bytes, report.pages_sent, report.last_pages),
-        (0, 2 * BLOCK / PAGE, 0)
+        (Some(0), 2 * BLOCK / PAGE, 0)
     );
     assert_eq!(report.rounds.len(), 1);
 }
@@ -187,7 +191,7 @@ fn what_makes_no_sense_is_refused_and_a_wish_to_end_is_heard() {
         ..fits
     };
     let ended = slow.run(&world.vm, 0, &world.machine, &control);
-    assert_eq!(ended.unwrap_err(), WorkloadError::Cancelled);
+    assert!(!ended.unwrap().complete);
     assert_eq!(world.vm.dirty_log_options(0), Ok(None));
-    assert_eq!(world.migrate(fits).lost_bytes, 0, "and after that it works");
+    assert_eq!(world.migrate(fits).lost_bytes, Some(0), "and after that it works");
 }

@@ -208,28 +208,6 @@ fn wrong_options_are_refused_with_their_limits() {
 }
 
 #[test]
-fn cancelling_ends_the_run_and_leaves_the_log_off() {
-    let vm = vm_with(machine(Policy::Lockless, Backing::Thp), SIZE, Counting::new());
-    let control = Control::new();
-    std::thread::scope(|scope| {
-        let run = scope.spawn(|| {
-            DirtyLog {
-                iterations: u32::MAX,
-                ..job(1)
-            }
-            .run(&vm, 0, &control)
-        });
-        // Somewhere in the second pass or later.
-        while control.progress().0 <= SIZE / PAGE {
-            std::thread::yield_now();
-        }
-        control.cancel();
-        assert_eq!(run.join().unwrap(), Err(WorkloadError::Cancelled));
-    });
-    assert_eq!(vm.dirty_log_mode(0), Ok(None));
-}
-
-#[test]
 fn a_vcpu_that_fails_ends_the_run_with_its_error() {
     // The slot says nothing about what is behind it.
     let vm = machine(Policy::Lockless, Backing::Thp).build(Counting::new()).unwrap();

@@ -6,18 +6,21 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Self, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from s2pt import _running
+from s2pt._running import Job
 from s2pt.errors import S2ptError
 from s2pt.types import Policy, parse_size
 
 __all__ = [
+    "INTERRUPTED",
     "TLBIS",
     "Job",
+    "UntilInterrupted",
     "console",
     "parse_list",
     "parse_numbers",
@@ -32,21 +35,12 @@ __all__ = [
 T = TypeVar("T")
 
 POLL_SECONDS = 0.1
+INTERRUPTED = 130  # what shells give for SIGINT
 TLBIS = ("tlbi_ipa", "tlbi_range", "tlbi_local", "tlbi_vmid")  # one of stage 1 completes each of these
 _UNITS_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 # More than 64 bits have; Python itself refuses to read thousands.
 _DIGITS = 20
 _TIME = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,9}))?\s*(ns|us|ms|s)")
-
-
-class Job(Protocol):
-    """A long run in Rust threads, as the extension module offers it."""
-
-    def start(self) -> None: ...  # noqa: D102
-    def wait(self, timeout_s: float) -> bool: ...  # noqa: D102
-    def progress(self) -> tuple[int, int, str]: ...  # noqa: D102
-    def cancel(self) -> None: ...  # noqa: D102
-    def result(self) -> dict[str, Any]: ...  # noqa: D102
 
 
 class _Console(Console):
@@ -61,30 +55,47 @@ def console() -> Console:
     return _Console(soft_wrap=True) if sys.stdout.isatty() else _Console(soft_wrap=True, width=200)
 
 
-def watch(job: Job, title: str) -> dict[str, Any]:
-    """Run a job to its end, with a progress bar if standard error is a terminal; an interrupt stops its threads."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-    job.start()
+def watch(job: Job, title: str, keep: Callable[[dict[str, Any]], object] = lambda result: None) -> dict[str, Any]:
+    """Run a job to its end, with a progress bar if standard error is a terminal, and `keep` what it found.
+
+    An interrupt ends it early; what it found up to there is kept then, too, and the interrupt raised again.
+    """
     try:
-        with bar:
-            task = bar.add_task(title, total=None)
-            while not job.wait(POLL_SECONDS):
-                done, total, phase = job.progress()
-                bar.update(task, completed=done, total=total or None, description=f"{title} {phase}".rstrip())
-    except BaseException:
-        job.cancel()
-        while not job.wait(POLL_SECONDS):
-            pass
+        result = _running.run(job, dict, True, POLL_SECONDS, title)
+    except KeyboardInterrupt as interrupt:
+        if (found := getattr(interrupt, "report", None)) is not None:
+            keep(found)
         raise
-    return job.result()
+    keep(result)
+    return result
+
+
+class UntilInterrupted:
+    """A context that an interrupt ends without ending the command, which has something to tell yet.
+
+    Attributes
+    ----------
+    seen : bool
+        Whether there was one.
+    """
+
+    seen = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self.seen = kind is not None and issubclass(kind, KeyboardInterrupt)
+        return self.seen
+
+    def check(self, kept: Sequence[object]) -> None:
+        """End the command all the same if nothing was kept."""
+        if self.seen and not kept:
+            raise KeyboardInterrupt
+
+    def code(self, otherwise: int = 0) -> int:
+        """Give the exit code, which is that of an interrupt if there was one."""
+        return INTERRUPTED if self.seen else otherwise
 
 
 def print_json(value: Mapping[str, Any]) -> None:

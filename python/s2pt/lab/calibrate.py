@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from s2pt import _running
 from s2pt.errors import OptionError
 from s2pt.lab.costs import BLOCK, Costs, Machine, Splits, Workload
 from s2pt.types import Backing, Policy
@@ -191,17 +192,7 @@ def here(*, memory: int = 64 << 20, rounds: int = 11) -> Calibration:
 
 
 def _done(job: Any) -> dict[str, Any]:
-    job.start()
-    try:
-        while not job.wait(0.1):
-            pass
-    except BaseException:
-        job.cancel()
-        while not job.wait(0.1):
-            pass
-        raise
-    result: dict[str, Any] = job.result()
-    return result
+    return _running.run(job, dict, poll_s=0.1)
 
 
 def _by_command(documents: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

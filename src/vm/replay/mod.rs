@@ -27,7 +27,8 @@ use core::time::Duration;
 
 use self::guest::{Guest, Replayed};
 use self::script::{Peers, Script, Step};
-use super::workload::crew::{self, Crew};
+use super::workload::control::{Stop, completed};
+use super::workload::crew::{self, Crew, NoThreads};
 use super::workload::report::since;
 use super::workload::{Control, Maintenance};
 use super::{Counters, Vcpu, Vm};
@@ -71,9 +72,19 @@ pub struct Replay {
 /// Rows between two looks at the control.
 const STRIDE: usize = 256;
 
+/// Why rows are not done to their end.
+type Early = Stop<ReplayError>;
+
+impl From<NoThreads> for Early {
+    fn from(reason: NoThreads) -> Self {
+        Self::Failed(reason.into())
+    }
+}
+
 /// What the rows added up to; threads add to it at the end of a window.
 #[derive(Debug, Default)]
 struct Tally {
+    counters: Counters,
     faults: u64,
     mmio: u64,
     skipped: u64,
@@ -83,6 +94,7 @@ struct Tally {
 
 impl Tally {
     fn add(&mut self, other: Self) {
+        self.counters += other.counters;
         self.faults += other.faults;
         self.mmio += other.mmio;
         self.skipped += other.skipped;
@@ -121,8 +133,8 @@ struct Log {
 impl Replay {
     /// Does all rows up to the table's destruction, on a VM without slots.
     ///
-    /// `events` are in the recording's order. `control` shows the progress in rows and ends the run early. The VM is left as
-    /// the last row left it.
+    /// `events` are in the recording's order. `control` shows the progress in rows. Through it the replay can be ended early:
+    /// the report has what there was up to there. The VM is left as the last row left it.
     ///
     /// # Errors
     /// [`ReplayError`]; the rows before are done then.
@@ -153,25 +165,26 @@ impl Replay {
         control.start(end as u64);
         let before = vm.stage2().tlb().maintenance();
         let started = Instant::now();
-        let mut log = Log::default();
-        let (threads, tally, counters) = if self.order == Order::Recorded {
-            let (tally, counters) = self.in_order(vm, events, control, &mut log)?;
-            (1, tally, counters)
+        let (mut log, mut tally) = (Log::default(), Tally::default());
+        let (threads, ended) = if self.order == Order::Recorded {
+            (1, self.in_order(vm, events, control, &mut log, &mut tally))
         } else {
-            self.with_threads(vm, events, control, &mut log)?
+            self.with_threads(vm, events, control, &mut log, &mut tally)
         };
+        let complete = completed(ended)?;
         let elapsed = started.elapsed() - log.aside;
         let maintenance = since(vm.stage2().tlb().maintenance(), before);
         let handle = vm.stage2().handle();
         handle.drain();
         Ok(ReplayReport {
+            complete,
             elapsed,
             threads,
             faults: tally.faults,
             mmio: tally.mmio,
             skipped: tally.skipped,
             no_pa: tally.no_pa,
-            counters,
+            counters: tally.counters,
             maintenance,
             levels_checked: log.levels_checked,
             levels_skipped: log.levels_skipped,
@@ -197,21 +210,34 @@ impl Replay {
         events: &[Event],
         control: &Control,
         log: &mut Log,
-    ) -> Result<(Tally, Counters), ReplayError> {
+        tally: &mut Tally,
+    ) -> Result<(), Early> {
         let mut vcpu = vm.vcpu();
-        let mut tally = Tally::default();
+        let ended = self.rows_in_order(&mut vcpu, events, control, log, tally);
+        tally.counters = vcpu.counters();
+        ended
+    }
+
+    fn rows_in_order<M: TableMemory, T: Maintenance>(
+        &self,
+        vcpu: &mut Vcpu<'_, M, T>,
+        events: &[Event],
+        control: &Control,
+        log: &mut Log,
+        tally: &mut Tally,
+    ) -> Result<(), Early> {
         for (row, event) in events.iter().enumerate() {
             look(control, row, 1)?;
             match event.kind {
-                EventKind::Fault => compare_level(&vcpu, row, event, log),
+                EventKind::Fault => compare_level(vcpu, row, event, log),
                 EventKind::Handled => {
-                    let replayed = self.guest(Peers::Absent).handle(&mut vcpu, row, event)?;
+                    let replayed = self.guest(Peers::Absent).handle(vcpu, row, event)?;
                     tally.count(row, event, replayed);
                 }
-                _ => apply(vm, row, event, log)?,
+                _ => apply(vcpu.vm(), row, event, log)?,
             }
         }
-        Ok((tally, vcpu.counters()))
+        Ok(())
     }
 
     fn with_threads<M: TableMemory, T: Maintenance>(
@@ -220,16 +246,17 @@ impl Replay {
         events: &[Event],
         control: &Control,
         log: &mut Log,
-    ) -> Result<(usize, Tally, Counters), ReplayError> {
+        tally: &mut Tally,
+    ) -> (usize, Result<(), Early>) {
         let Script { threads, steps, peers } = script::write(self, events);
-        let tally = Mutex::new(Tally::default());
+        let all = Mutex::new(Tally::default());
         let taken = AtomicU64::new(0);
         let job = |vcpu: &mut Vcpu<'_, M, T>, index: usize, step: &usize| {
             let Step::Together(window) = &steps[*step] else {
                 return Ok(());
             };
             let mut mine = Tally::default();
-            for (n, &row) in window[index].iter().enumerate() {
+            let mut one = |n: usize, row: usize| {
                 look(control, n, 2)?;
                 let event = &events[row];
                 if event.kind == EventKind::Handled {
@@ -239,39 +266,42 @@ impl Replay {
                     let done = host::apply(vm, event, false).map_err(|e| failed(row, e))?;
                     taken.fetch_add(done.taken.bytes, Ordering::Relaxed);
                 }
-            }
-            tally.lock().unwrap_or_else(PoisonError::into_inner).add(mine);
-            Ok(())
+                Ok(())
+            };
+            let mut rows = window[index].iter().enumerate();
+            let ended = rows.try_for_each(|(n, &row)| one(n, row));
+            all.lock().unwrap_or_else(PoisonError::into_inner).add(mine);
+            ended
         };
-        let counters = crew::run(vm, threads, job, |crew: &Crew<'_, _, ReplayError>| {
-            let mut counters = Counters::default();
+        let ended = crew::run(vm, threads, job, |crew: &Crew<'_, _, Early>| {
             for (number, step) in steps.iter().enumerate() {
                 match step {
                     Step::Host(row) => {
                         look(control, *row, 1)?;
                         apply(vm, *row, &events[*row], log)?;
                     }
-                    Step::Together(_) => counters += crew.pass(number)?.1,
+                    Step::Together(_) => {
+                        let done = crew.pass(number);
+                        tally.counters += done.counters;
+                        done.ended?;
+                    }
                 }
             }
-            Ok(counters)
-        })?;
+            Ok(())
+        });
         log.taken_back.fetch_add(taken.into_inner(), Ordering::Relaxed);
-        Ok((
-            threads,
-            tally.into_inner().unwrap_or_else(PoisonError::into_inner),
-            counters,
-        ))
+        tally.add(all.into_inner().unwrap_or_else(PoisonError::into_inner));
+        (threads, ended)
     }
 }
 
 /// Now and then: tells the progress, and whether to go on. A fault is two rows, of which threads do one.
-fn look(control: &Control, n: usize, rows: usize) -> Result<(), ReplayError> {
+fn look(control: &Control, n: usize, rows: usize) -> Result<(), Early> {
     if n % STRIDE == STRIDE - 1 {
         control.add((STRIDE * rows) as u64);
     }
-    if n.is_multiple_of(STRIDE) && control.is_cancelled() {
-        return Err(ReplayError::Cancelled);
+    if n.is_multiple_of(STRIDE) {
+        control.go_on()?;
     }
     Ok(())
 }

@@ -46,6 +46,8 @@ pub struct ExitDifference {
 /// What a replay did.
 #[derive(Clone, Debug)]
 pub struct ReplayReport {
+    /// Whether all rows were done. If not, the replay was cancelled, and all else is what there was up to there.
+    pub complete: bool,
     /// Wall time of the rows, without taking snapshots.
     pub elapsed: Duration,
     /// Threads that did the faults.
@@ -131,7 +133,4 @@ pub enum ReplayError {
     /// There are not enough threads.
     #[error(transparent)]
     Threads(#[from] NoThreads),
-    /// Somebody asked the run to end.
-    #[error("cancelled")]
-    Cancelled,
 }

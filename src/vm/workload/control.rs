@@ -1,6 +1,11 @@
 //! Watching a long run from another thread, and ending it.
 
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use core::fmt::Display;
+
+use super::crew::NoThreads;
+use super::error::WorkloadError;
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, PoisonError};
+use crate::vm::Error;
 
 /// Progress of a run, and the wish that it end. Share it by reference with the thread that watches.
 #[derive(Debug, Default)]
@@ -8,6 +13,7 @@ pub struct Control {
     cancelled: AtomicBool,
     done: AtomicU64,
     total: AtomicU64,
+    step: Mutex<String>,
 }
 
 impl Control {
@@ -16,7 +22,7 @@ impl Control {
         Self::default()
     }
 
-    /// Asks the run to end; it answers with an error soon after.
+    /// Asks the run to end; soon after it answers with what it has found so far.
     pub fn cancel(&self) {
         // Relaxed, as all here: the flag and the figures order nothing else.
         self.cancelled.store(true, Ordering::Relaxed);
@@ -32,6 +38,23 @@ impl Control {
         (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
     }
 
+    /// What the run is at, in a word or two; empty before it has begun.
+    pub fn step(&self) -> String {
+        self.step.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn enter(&self, step: impl Display) {
+        *self.step.lock().unwrap_or_else(PoisonError::into_inner) = step.to_string();
+    }
+
+    /// Whether to go on, for those who pass an error upwards.
+    pub(crate) fn go_on<E>(&self) -> Result<(), Stop<E>> {
+        if self.is_cancelled() {
+            return Err(Stop::Cancelled);
+        }
+        Ok(())
+    }
+
     pub(crate) fn start(&self, total: u64) {
         self.done.store(0, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);
@@ -44,5 +67,44 @@ impl Control {
 
     pub(crate) fn add(&self, steps: u64) {
         self.done.fetch_add(steps, Ordering::Relaxed);
+    }
+}
+
+/// Why a step was not done to its end. Only the second is an error: who asks a run to end gets what it has found so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stop<E> {
+    /// Somebody asked the run to end.
+    Cancelled,
+    /// It cannot go on.
+    Failed(E),
+}
+
+impl<E> From<E> for Stop<E> {
+    fn from(reason: E) -> Self {
+        Self::Failed(reason)
+    }
+}
+
+/// Why a step of a workload was not done to its end.
+pub(crate) type Ended = Stop<WorkloadError>;
+
+impl From<Error> for Ended {
+    fn from(reason: Error) -> Self {
+        Self::Failed(reason.into())
+    }
+}
+
+impl From<NoThreads> for Ended {
+    fn from(reason: NoThreads) -> Self {
+        Self::Failed(reason.into())
+    }
+}
+
+/// Whether a run that ended so came to its end.
+pub(crate) fn completed<E>(ended: Result<(), Stop<E>>) -> Result<bool, E> {
+    match ended {
+        Ok(()) => Ok(true),
+        Err(Stop::Cancelled) => Ok(false),
+        Err(Stop::Failed(reason)) => Err(reason),
     }
 }

@@ -66,23 +66,37 @@ fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What became of a pass. Times and counts hold for what was done, also if it was not done to its end.
+pub(crate) struct Passed<E> {
+    /// How long the last vCPU took.
+    pub elapsed: Duration,
+    /// What all counted.
+    pub counters: Counters,
+    /// Whether all came to the end of their part, or why one did not.
+    pub ended: Result<(), E>,
+}
+
 /// The vCPU threads, as the host sees them.
 pub(crate) struct Crew<'b, P, E>(&'b Board<P, E>);
 
 impl<P, E> Crew<'_, P, E> {
-    /// Lets every vCPU do one pass and waits for all. Returns how long the last took and what all counted.
-    pub(crate) fn pass(&self, pass: P) -> Result<(Duration, Counters), E> {
+    /// Lets every vCPU do one pass and waits for all.
+    pub(crate) fn pass(&self, pass: P) -> Passed<E> {
         *lock(&self.0.pass) = Some(pass);
         let since = Instant::now();
         self.0.start.wait();
         self.0.end.wait();
         let elapsed = since.elapsed();
-        match lock(&self.0.failed).take() {
-            Some(Failure::Error(e)) => return Err(e),
+        let ended = match lock(&self.0.failed).take() {
+            Some(Failure::Error(e)) => Err(e),
             Some(Failure::Panic(payload)) => resume_unwind(payload),
-            None => {}
+            None => Ok(()),
+        };
+        Passed {
+            elapsed,
+            counters: core::mem::take(&mut *lock(&self.0.counters)),
+            ended,
         }
-        Ok((elapsed, core::mem::take(&mut *lock(&self.0.counters))))
     }
 }
 

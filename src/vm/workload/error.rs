@@ -65,9 +65,6 @@ pub enum WorkloadError {
     /// There are not enough threads.
     #[error(transparent)]
     Threads(#[from] NoThreads),
-    /// Somebody asked the run to end.
-    #[error("cancelled")]
-    Cancelled,
 }
 
 /// Refuses a number outside its range.

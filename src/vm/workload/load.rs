@@ -1,6 +1,6 @@
 //! Who works on what: the vCPUs of a workload and the part of guest memory that each of them goes through.
 
-use super::control::Control;
+use super::control::{Control, Ended};
 use super::error::{WorkloadError, within};
 use super::random::Random;
 use crate::arch::{Ipa, Level};
@@ -180,15 +180,13 @@ pub(crate) fn each(
     steps: u64,
     control: &Control,
     mut step: impl FnMut(u64) -> Result<(), WorkloadError>,
-) -> Result<(), WorkloadError> {
+) -> Result<(), Ended> {
     for n in 0..steps {
         if n % STRIDE == 0 {
             if n != 0 {
                 control.add(STRIDE);
             }
-            if control.is_cancelled() {
-                return Err(WorkloadError::Cancelled);
-            }
+            control.go_on()?;
         }
         step(n)?;
     }

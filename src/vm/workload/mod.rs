@@ -1,6 +1,6 @@
 //! Experiments on real threads: one thread a vCPU, against one VM.
 
-mod control;
+pub(crate) mod control;
 pub(crate) mod crew;
 mod dirty_log;
 mod error;

@@ -102,6 +102,8 @@ impl Expected {
 pub struct PhaseReport<P = Phase> {
     /// Which step.
     pub phase: P,
+    /// Whether it came to its end. The last step of a run that was cancelled may not have: what it counted is there then.
+    pub complete: bool,
     /// Wall time, until the last vCPU was done.
     pub elapsed: Duration,
     /// Faults of all vCPUs.
@@ -127,6 +129,8 @@ impl<P> PhaseReport<P> {
 /// A whole run, step by step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunReport<P> {
+    /// Whether the run came to its end. If not, it was cancelled, and the steps are those up to there.
+    pub complete: bool,
     /// vCPU threads.
     pub vcpus: usize,
     /// Accesses of one pass, all vCPUs together.

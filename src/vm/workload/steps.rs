@@ -1,10 +1,11 @@
 //! Measuring a run step by step: what the host does, and passes of the vCPUs.
 
+use core::fmt::Display;
 use core::time::Duration;
 use std::time::Instant;
 
+use super::control::{Control, Ended};
 use super::crew::Crew;
-use super::error::WorkloadError;
 use super::load::Leaves;
 use super::report::{Expected, Maintenance, PhaseReport, since};
 use crate::memory::TableMemory;
@@ -14,41 +15,57 @@ use crate::vm::{Counters, Error, Vm};
 /// The steps of a run on `vm` so far. `P` names a step.
 pub(crate) struct Steps<'v, M: TableMemory, T: Maintenance, P> {
     pub(crate) vm: &'v Vm<M, T>,
+    control: &'v Control,
     phases: Vec<PhaseReport<P>>,
 }
 
-impl<'v, M: TableMemory, T: Maintenance, P: Copy> Steps<'v, M, T, P> {
-    pub(crate) const fn new(vm: &'v Vm<M, T>) -> Self {
-        Self { vm, phases: Vec::new() }
+impl<'v, M: TableMemory, T: Maintenance, P: Copy + Display> Steps<'v, M, T, P> {
+    /// None yet. `control` is told which step it is, and asked before each.
+    pub(crate) const fn new(vm: &'v Vm<M, T>, control: &'v Control) -> Self {
+        Self {
+            vm,
+            control,
+            phases: Vec::new(),
+        }
     }
 
-    /// Measures a step of the host.
+    /// Measures a step of the host, which is done to its end once it has begun.
     pub(crate) fn host<R>(
         &mut self,
         phase: P,
         work: impl FnOnce(&'v Vm<M, T>) -> Result<R, Error>,
-    ) -> Result<R, WorkloadError> {
+    ) -> Result<R, Ended> {
+        self.begin(phase)?;
         let (before, since) = (self.vm.stage2().tlb().maintenance(), Instant::now());
         let result = work(self.vm)?;
         self.note(phase, since.elapsed(), Counters::default(), before);
         Ok(result)
     }
 
+    fn begin(&self, phase: P) -> Result<(), Ended> {
+        self.control.go_on()?;
+        self.control.enter(phase);
+        Ok(())
+    }
+
     /// Measures a pass of the vCPUs; `expected` are the faults that it should take.
     pub(crate) fn vcpus<W>(
         &mut self,
         phase: P,
-        crew: &Crew<'_, W, WorkloadError>,
+        crew: &Crew<'_, W, Ended>,
         pass: W,
         expected: Option<Expected>,
-    ) -> Result<(), WorkloadError> {
+    ) -> Result<(), Ended> {
+        self.begin(phase)?;
         let before = self.vm.stage2().tlb().maintenance();
-        let (elapsed, counters) = crew.pass(pass)?;
-        self.note(phase, elapsed, counters, before);
+        let done = crew.pass(pass);
+        self.note(phase, done.elapsed, done.counters, before);
         if let Some(last) = self.phases.last_mut() {
-            last.expected = expected;
+            last.complete = done.ended.is_ok();
+            // The formulas are of whole passes.
+            last.expected = expected.filter(|_| last.complete);
         }
-        Ok(())
+        done.ended
     }
 
     /// What the last step found.
@@ -66,6 +83,7 @@ impl<'v, M: TableMemory, T: Maintenance, P: Copy> Steps<'v, M, T, P> {
         let stage2 = self.vm.stage2();
         self.phases.push(PhaseReport {
             phase,
+            complete: true,
             elapsed,
             counters,
             maintenance: since(stage2.tlb().maintenance(), before),

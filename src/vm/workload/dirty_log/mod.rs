@@ -3,7 +3,7 @@
 mod expected;
 mod harvest;
 
-use super::control::Control;
+use super::control::{Control, Ended, completed};
 use super::crew::{self, Crew};
 use super::error::{WorkloadError, within};
 use super::load::{Load, Region, each};
@@ -80,7 +80,8 @@ type Harvested = Mutex<Vec<DirtyPage>>;
 impl DirtyLog {
     /// Runs it on the slots from `slot` on, one real thread a vCPU, and leaves their logs off.
     ///
-    /// Other threads may use the VM meanwhile. `control` shows the progress in accesses and ends the run early.
+    /// Other threads may use the VM meanwhile. `control` shows the progress in accesses. Through it the run can be ended
+    /// early: then the logs are switched off, and the report has the steps up to there.
     ///
     /// # Errors
     /// [`WorkloadError`]. The log is off then too, if the run had switched it on; what was mapped stays mapped.
@@ -101,15 +102,16 @@ impl DirtyLog {
         let job = |vcpu: &mut Vcpu<'_, M, T>, index: usize, pass: &Pass| {
             self.pass(vcpu, index, &region, pass, control, &harvested)
         };
-        crew::run(vm, self.load.vcpus, job, |crew| {
-            let mut steps = Steps::new(vm);
-            let mut logs = Logs::new(vm, &region.slots, self.log, &harvested);
-            self.host(&mut steps, &mut logs, crew, formula)?;
-            Ok(DirtyLogReport {
-                vcpus: self.load.vcpus,
-                accesses,
-                phases: steps.into_phases(),
-            })
+        let mut steps = Steps::new(vm, control);
+        let mut logs = Logs::new(vm, &region.slots, self.log, &harvested);
+        let host = |crew: &Crew<'_, _, _>| self.host(&mut steps, &mut logs, crew, formula);
+        let complete = completed(crew::run(vm, self.load.vcpus, job, host))?;
+        logs.disable()?;
+        Ok(DirtyLogReport {
+            complete,
+            vcpus: self.load.vcpus,
+            accesses,
+            phases: steps.into_phases(),
         })
     }
 
@@ -135,9 +137,9 @@ impl DirtyLog {
         &self,
         steps: &mut Steps<'_, M, T, Phase>,
         logs: &mut Logs<'_, M, T>,
-        crew: &Crew<'_, Pass, WorkloadError>,
+        crew: &Crew<'_, Pass, Ended>,
         formula: Option<Formula>,
-    ) -> Result<(), WorkloadError> {
+    ) -> Result<(), Ended> {
         let populate = Pass {
             write_percent: 100,
             random: false,
@@ -172,7 +174,7 @@ impl DirtyLog {
         pass: &Pass,
         control: &Control,
         harvested: &Harvested,
-    ) -> Result<(), WorkloadError> {
+    ) -> Result<(), Ended> {
         let (base, pages) = region.share(index);
         let mut random = region.random(index, pass.number);
         each(pages, control, |n| {

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
-use super::super::control::Control;
+use super::super::control::{Control, Ended};
 use super::super::error::WorkloadError;
 use super::super::latency::Latencies;
 use super::super::random::Random;
@@ -119,12 +119,10 @@ impl<'c> Crowd<'c> {
     }
 
     /// Waits until the vCPUs, if they run, have done so many more accesses each.
-    pub(super) fn let_work(&self, accesses: u64) -> Result<(), WorkloadError> {
+    pub(super) fn let_work(&self, accesses: u64) -> Result<(), Ended> {
         let goal = self.accesses.load(Ordering::Relaxed) + accesses * self.vcpus as u64;
         while self.running.load(Ordering::Relaxed) && self.accesses.load(Ordering::Relaxed) < goal {
-            if self.control.is_cancelled() {
-                return Err(WorkloadError::Cancelled);
-            }
+            self.control.go_on()?;
             thread::yield_now();
         }
         Ok(())
@@ -257,7 +255,7 @@ impl<'v, M: TableMemory, T: Tlb> Life<'v, M, T> {
         while crowd.stand() {
             while crowd.running.load(Ordering::Relaxed) {
                 if crowd.control.is_cancelled() {
-                    return Err(WorkloadError::Cancelled);
+                    return Ok(());
                 }
                 let measuring = crowd.measuring.load(Ordering::Relaxed);
                 let mut done = 0;

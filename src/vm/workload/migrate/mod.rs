@@ -17,7 +17,7 @@ pub use report::{MigrateReport, Round, Throughput};
 use core::time::Duration;
 use std::time::Instant;
 
-use super::control::Control;
+use super::control::{Control, Ended, Stop, completed};
 use super::error::{WorkloadError, within};
 use super::random::Random;
 use crate::arch::Ipa;
@@ -82,13 +82,14 @@ impl Default for Migrate {
 type Pages = Vec<u64>;
 
 /// What happens to pages before they are protected, if it is to be done wrongly.
-type Early<'e> = &'e mut dyn FnMut(&[u64]) -> Result<(), WorkloadError>;
+type Early<'e> = &'e mut dyn FnMut(&[u64]) -> Result<(), Ended>;
 
 impl Migrate {
     /// Migrates the guest memory of `slot` of `vm`, whose table the CPUs of `machine` walk. Afterwards the log is off, and
     /// what was mapped stays so.
     ///
-    /// `control` shows the progress in pages and ends the run early.
+    /// `control` shows the progress in pages. Through it the run can be ended early: the guest stops, the log is switched
+    /// off, and the report has what there was up to there.
     ///
     /// # Errors
     /// [`WorkloadError`]; the log is off then too.
@@ -112,7 +113,7 @@ impl Migrate {
     /// machine.load(&port);
     /// vm.create_slot(Slot::linear(0, Ipa::new(at), size, Pa::new(at)))?;
     /// let report = Migrate { warm_up: Duration::from_millis(1), ..Migrate::default() }.run(&vm, 0, &machine, &Control::new())?;
-    /// assert_eq!(report.lost_bytes, 0);
+    /// assert_eq!(report.lost_bytes, Some(0));
     /// assert!(report.pages_sent >= 1024);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -224,41 +225,72 @@ struct Migration<'a, M: TableMemory, T: Tlb> {
 
 impl<M: TableMemory, T: Tlb> Migration<'_, M, T> {
     fn run(&self, machine: &Machine) -> Result<MigrateReport, WorkloadError> {
-        let options = self.options;
-        self.crowd.begin();
-        self.sleep(options.warm_up)?;
-        // On a busy machine the vCPUs may not have had their turn.
-        while self.crowd.throughput().accesses == 0 {
-            self.sleep(Duration::from_millis(1))?;
-        }
-        let before = self.crowd.throughput();
-        let started = Instant::now();
-        self.vm.enable_dirty_log_with(self.slot.id, options.log)?;
-        let enabled = started.elapsed();
-        let outcome = self.rounds(machine, started);
-        // An error ends the log as well; there is nothing more to say about that.
-        let disabled = self.vm.disable_dirty_log(self.slot.id);
-        let mut report = outcome?;
-        disabled?;
-        report.enabled = enabled;
-        report.before = before;
+        let mut report = MigrateReport::default();
+        report.complete = completed(self.steps(machine, &mut report))?;
         self.crowd.fill(&mut report);
         report.longest_hold = self.vm.longest_hold();
         report.violations = machine.violated();
         Ok(report)
     }
 
-    fn rounds(&self, machine: &Machine, started: Instant) -> Result<MigrateReport, WorkloadError> {
-        let options = self.options;
-        let page = self.vm.page_size();
-        let mut transfer = Transfer::new(machine.ram(), &self.slot, page, options.bandwidth, self.control)?;
-        let mut report = MigrateReport::default();
+    fn steps(&self, machine: &Machine, report: &mut MigrateReport) -> Result<(), Ended> {
+        self.control.enter("warm-up");
+        self.crowd.begin();
+        let warmed = self.warm_up();
+        report.before = self.crowd.throughput();
+        warmed?;
+        self.control.enter("enable");
+        let started = Instant::now();
+        self.vm.enable_dirty_log_with(self.slot.id, self.options.log)?;
+        report.enabled = started.elapsed();
+        let copied = self.copy(machine, started, report);
+        // Whichever way that ended. An error ends the log as well; there is nothing more to say about it then.
+        let disabled = self.vm.disable_dirty_log(self.slot.id);
+        if !matches!(copied, Err(Stop::Failed(_))) {
+            disabled?;
+        }
+        copied
+    }
+
+    fn warm_up(&self) -> Result<(), Ended> {
+        self.sleep(self.options.warm_up)?;
+        // On a busy machine the vCPUs may not have had their turn.
+        while self.crowd.throughput().accesses == 0 {
+            self.sleep(Duration::from_millis(1))?;
+        }
+        Ok(())
+    }
+
+    /// All that is copied, with what can be said of it however it ends.
+    fn copy(&self, machine: &Machine, started: Instant, report: &mut MigrateReport) -> Result<(), Ended> {
+        let (page, bandwidth) = (self.vm.page_size(), self.options.bandwidth);
+        let mut transfer = Transfer::new(machine.ram(), &self.slot, page, bandwidth, self.control)?;
         self.crowd.measure();
+        let copied = self.rounds(&mut transfer, report);
+        report.during = self.crowd.throughput();
+        let copied = copied.and_then(|left| {
+            let stopped = Instant::now();
+            let copied = self.stop_and_copy(left, &mut transfer, report);
+            report.downtime = stopped.elapsed();
+            copied
+        });
+        report.elapsed = started.elapsed();
+        report.pages_sent = transfer.sent();
+        copied?;
+        self.control.enter("compare");
+        report.lost_bytes = Some(transfer.differing_bytes());
+        Ok(())
+    }
+
+    /// Copies while the guest runs; what is left then.
+    fn rounds(&self, transfer: &mut Transfer<'_>, report: &mut MigrateReport) -> Result<Pages, Ended> {
+        let options = self.options;
         let mut dirty: Pages = (0..self.pages).collect();
         // In the modes in which everything counts as dirty this takes that back, before the first copy.
         self.harvest(None)?;
         loop {
             self.end_early()?;
+            self.control.enter(format_args!("round {}", report.rounds.len() + 1));
             let since = Instant::now();
             transfer.send(&dirty)?;
             let sent = since.elapsed();
@@ -266,42 +298,49 @@ impl<M: TableMemory, T: Tlb> Migration<'_, M, T> {
             let since = Instant::now();
             let mut early = |pages: &[u64]| transfer.send(pages);
             let (next, too_early) = self.harvest(Some(&mut early))?;
+            let found = next.len() as u64;
             report.rounds.push(Round {
                 pages,
                 sent,
                 harvested: since.elapsed(),
-                found: next.len() as u64,
+                found,
             });
             dirty = if too_early { Pages::new() } else { next };
-            let left = report.rounds.last().map_or(0, |round| round.found) * page;
+            let left = found * self.vm.page_size();
             let time = options
                 .bandwidth
                 .map_or(0.0, |bandwidth| left as f64 / bandwidth as f64);
             if time <= options.downtime.as_secs_f64() || report.rounds.len() as u32 >= options.rounds {
-                break;
+                return Ok(dirty);
             }
         }
-        report.during = self.crowd.throughput();
-        let stopped = Instant::now();
+    }
+
+    /// Copies the rest while the guest stands.
+    fn stop_and_copy(
+        &self,
+        mut dirty: Pages,
+        transfer: &mut Transfer<'_>,
+        report: &mut MigrateReport,
+    ) -> Result<(), Ended> {
+        self.control.enter("stop");
         self.crowd.pause()?;
         let mut early = |pages: &[u64]| transfer.send(pages);
         let (last, too_early) = self.harvest(Some(&mut early))?;
+        self.control.go_on()?;
         if !too_early {
             dirty.extend(last);
             dirty.sort_unstable();
             dirty.dedup();
         }
-        transfer.send(&dirty)?;
-        report.last_pages = dirty.len() as u64;
-        report.downtime = stopped.elapsed();
-        report.elapsed = started.elapsed();
-        report.pages_sent = transfer.sent();
-        report.lost_bytes = transfer.differing_bytes();
-        Ok(report)
+        let before = transfer.sent();
+        let sent = transfer.send(&dirty);
+        report.last_pages = transfer.sent() - before;
+        sent
     }
 
     /// Which pages were written to since the last harvest; and whether `early` was done with them.
-    fn harvest(&self, early: Option<Early<'_>>) -> Result<(Pages, bool), WorkloadError> {
+    fn harvest(&self, early: Option<Early<'_>>) -> Result<(Pages, bool), Ended> {
         let (vm, id) = (self.vm, self.slot.id);
         if vm.ring_mode() {
             let found = vm.harvest_rings()?;
@@ -325,15 +364,15 @@ impl<M: TableMemory, T: Tlb> Migration<'_, M, T> {
         Ok((pages, too_early))
     }
 
-    fn end_early(&self) -> Result<(), WorkloadError> {
-        if self.control.is_cancelled() {
-            return Err(WorkloadError::Cancelled);
+    fn end_early(&self) -> Result<(), Ended> {
+        match self.crowd.failure() {
+            Some(reason) => Err(reason.into()),
+            None => self.control.go_on(),
         }
-        self.crowd.failure().map_or(Ok(()), Err)
     }
 
     /// Waits; a wish to end is heard.
-    fn sleep(&self, time: Duration) -> Result<(), WorkloadError> {
+    fn sleep(&self, time: Duration) -> Result<(), Ended> {
         let end = Instant::now() + time;
         loop {
             self.end_early()?;

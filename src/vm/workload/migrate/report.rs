@@ -42,7 +42,9 @@ impl Throughput {
 /// A whole migration.
 #[derive(Clone, Debug, Default)]
 pub struct MigrateReport {
-    /// The rounds while the guest ran.
+    /// Whether the migration came to its end. If not, it was cancelled, and all else is what there was up to there.
+    pub complete: bool,
+    /// The rounds that were done while the guest ran.
     pub rounds: Vec<Round>,
     /// Pages copied in all; beyond those of the slot they were copied again.
     pub pages_sent: u64,
@@ -58,8 +60,9 @@ pub struct MigrateReport {
     pub before: Throughput,
     /// What it did while its memory was copied.
     pub during: Throughput,
-    /// Bytes that differ at the end: writes that were lost.
-    pub lost_bytes: u64,
+    /// Bytes that differ at the end: writes that were lost. `None` if the migration did not come to its end: there is
+    /// nothing to compare then.
+    pub lost_bytes: Option<u64>,
     /// Reads of a vCPU that did not give what it wrote last.
     pub wrong_reads: u64,
     /// Faults, by kind and by outcome.

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::time::Instant;
 
-use super::super::control::Control;
+use super::super::control::{Control, Ended};
 use super::super::error::WorkloadError;
 use crate::arch::Pa;
 use crate::memory::Ram;
@@ -50,13 +50,11 @@ impl<'r> Transfer<'r> {
     }
 
     /// Copies pages of the slot, as they are.
-    pub(super) fn send(&mut self, pages: &[u64]) -> Result<(), WorkloadError> {
+    pub(super) fn send(&mut self, pages: &[u64]) -> Result<(), Ended> {
         self.control.expect(pages.len() as u64);
         let since = Instant::now();
         for (part, pages) in pages.chunks(STRIDE).enumerate() {
-            if self.control.is_cancelled() {
-                return Err(WorkloadError::Cancelled);
-            }
+            self.control.go_on()?;
             for pa in pages.iter().flat_map(|&page| self.parts(page)) {
                 self.source.copy_page(&self.destination, pa);
             }
