@@ -271,8 +271,7 @@ def test_a_job_step_by_step():
     cancelled.cancel()
     cancelled.start()
     assert cancelled.wait(60)
-    with pytest.raises(s2pt.S2ptError, match="cancelled"):
-        cancelled.result()
+    assert (cancelled.result()["complete"], cancelled.result()["phases"]) == (False, [])
     del cancelled
     job(iterations=10_000_000).start()  # dropped at once: it ends by itself
 

@@ -1,4 +1,4 @@
-"""How Python waits for a run in threads of its own: its progress, its end, and what there is of one that was ended early."""
+"""How Python waits for a run in threads of its own: progress, end, and what there is of one that was ended early."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Progress: TypeAlias = Callable[[int, int], object] | bool | None
 class Job(Protocol):
     """A long run in Rust threads, as the extension module offers it."""
 
-    def start(self) -> None: ...  # noqa: D102
-    def wait(self, timeout_s: float) -> bool: ...  # noqa: D102
-    def progress(self) -> tuple[int, int, str]: ...  # noqa: D102
-    def cancel(self) -> None: ...  # noqa: D102
-    def result(self) -> dict[str, Any]: ...  # noqa: D102
+    def start(self) -> None: ...
+    def wait(self, timeout_s: float) -> bool: ...
+    def progress(self) -> tuple[int, int, str]: ...
+    def cancel(self) -> None: ...
+    def result(self) -> dict[str, Any]: ...
 
 
 def run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from s2pt._core import DirtyLogJob
 from s2pt.cli import pictures
 from s2pt.cli.common import (
     TLBIS,
+    UntilInterrupted,
     console,
     parse_numbers,
     parse_policies,
@@ -82,10 +84,10 @@ def dirty_log(
     json_: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     plot: pictures.Plot = None,
     html: pictures.Html = None,
-) -> None:
+) -> int:
     """Measure dirty logging: populate, log, dirty, get and clear, per vCPU count and lock policy.
 
-    Options mean what they mean in KVM's dirty_log_perf_test.
+    Options mean what they mean in KVM's dirty_log_perf_test. An interrupt ends the run: what it did until then is told.
     """
     counts = parse_numbers(vcpus)
     policies = parse_policies(policy) if policy else list(Policy)
@@ -103,20 +105,25 @@ def dirty_log(
     }
     pictures.check(plot, html)
     runs: list[dict[str, Any]] = []
-    for count in counts:
-        for one in policies:
+    with UntilInterrupted() as interrupt:
+        for count, one in product(counts, policies):
             job = DirtyLogJob(vcpus=count, policy=one.value, **options)
             if not json_ and not runs:
                 _print_options(options)  # only now: the job has found nothing wrong with them
-            result = watch(job, f"{count} vCPUs, {one.value}:")
-            runs.append({"policy": one.value, **result})
-            if not json_:
-                _print_run(runs[-1], iterations)
+
+            def keep(result: dict[str, Any], policy: str = one.value) -> None:
+                runs.append({"policy": policy, **result})
+                if not json_:
+                    _print_run(runs[-1])
+
+            watch(job, f"{count} vCPUs, {one.value}:", keep)
+    interrupt.check(runs)
     if json_:
-        print_json({"command": "dirty-log", "options": options, "runs": runs})
+        print_json({"command": "dirty-log", "options": options, "complete": not interrupt.seen, "runs": runs})
     else:
         _print_table(runs)
-    pictures.write(plot, lambda: _draw(runs), html, lambda: _page(runs, options))
+    pictures.write(plot, lambda: _draw(runs), html, lambda: _page(runs, options), early=interrupt.seen)
+    return interrupt.code()
 
 
 def _draw(runs: list[dict[str, Any]]) -> Figure:
@@ -163,8 +170,8 @@ def phase_title(phase: str) -> str:
     return fixed[name] if name in fixed else f"Iteration {number} {iterated[name]}"
 
 
-def _print_run(run: dict[str, Any], iterations: int) -> None:
-    print(f"\nvCPUs {run['vcpus']}, policy {run['policy']}")
+def _print_run(run: dict[str, Any]) -> None:
+    print(f"\nvCPUs {run['vcpus']}, policy {run['policy']}" + ("" if run["complete"] else ": interrupted"))
     for phase in run["phases"]:
         faults = sum(phase["faults"].values())
         maintenance = phase["maintenance"]
@@ -172,28 +179,34 @@ def _print_run(run: dict[str, Any], iterations: int) -> None:
         tlbis = sum(maintenance[name] for name in TLBIS) if maintenance else 0
         said += [f"{tlbis:,} TLBIs"] if tlbis else []
         said += [f"{phase['dirty_pages']:,} dirty pages"] if phase["dirty_pages"] is not None else []
+        said += [] if phase["complete"] else ["cut short"]
         title, time = phase_title(phase["phase"]), seconds(phase["elapsed_ns"])
         print(f"{title}: {time}" + (f" ({', '.join(said)})" if said else ""))
     for name, title in (("get", "Get"), ("clear", "Clear")):
-        total = sum(phase["elapsed_ns"] for phase in run["phases"] if phase["phase"].startswith(name))
-        if name == "get" or total:
-            average = seconds(total // iterations)
-            print(f"{title} dirty log over {iterations} iterations took {seconds(total)}. (Avg {average}/iteration)")
+        times = [phase["elapsed_ns"] for phase in run["phases"] if phase["phase"].startswith(name)]
+        if times:
+            total, average = seconds(sum(times)), seconds(sum(times) // len(times))
+            print(f"{title} dirty log over {len(times)} iterations took {total}. (Avg {average}/iteration)")
 
 
 def _print_table(runs: list[dict[str, Any]]) -> None:
     """Print times by phase and vCPU count, a column for each policy; of the vCPUs' phases also how they grow."""
     policies = list(dict.fromkeys(run["policy"] for run in runs))
     counts = list(dict.fromkeys(run["vcpus"] for run in runs))
+    # Phases that were cut short are not to be compared with others.
     times: dict[tuple[str, str, int], int] = {}
     for run in runs:
         for phase in run["phases"]:
-            times[phase["phase"], run["policy"], run["vcpus"]] = phase["elapsed_ns"]
-        dirty = [phase["elapsed_ns"] for phase in run["phases"] if phase["phase"].startswith("dirty ")]
-        times[_ALL_DIRTY, run["policy"], run["vcpus"]] = sum(dirty)
+            if phase["complete"]:
+                times[phase["phase"], run["policy"], run["vcpus"]] = phase["elapsed_ns"]
+        if run["complete"]:
+            dirty = [phase["elapsed_ns"] for phase in run["phases"] if phase["phase"].startswith("dirty ")]
+            times[_ALL_DIRTY, run["policy"], run["vcpus"]] = sum(dirty)
 
     def cell(phase: str, policy: str, count: int) -> str:
-        now, least = times[phase, policy, count], times[phase, policy, min(counts)]
+        now, least = times.get((phase, policy, count)), times.get((phase, policy, min(counts)))
+        if now is None:
+            return "-"
         grown = f"({now / least:.2f}x)" if count != min(counts) and least else ""
         return f"{now / 1e9:.6f}" + (
             f" {grown:>9}" if len(counts) > 1 and not phase.startswith(("get", "clear")) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
@@ -10,7 +11,17 @@ from rich import box
 from rich.table import Table
 
 from s2pt.cli import pictures
-from s2pt.cli.common import console, parse_list, parse_policies, parse_time, print_json, refuse, size_option, watch
+from s2pt.cli.common import (
+    UntilInterrupted,
+    console,
+    parse_list,
+    parse_policies,
+    parse_time,
+    print_json,
+    refuse,
+    size_option,
+    watch,
+)
 from s2pt.migrate import Migrate, MigrateReport, report
 from s2pt.types import Policy, format_size
 
@@ -71,47 +82,54 @@ def migrate(
 ) -> int:
     """Migrate a guest that goes on writing; compare source and destination byte by byte.
 
-    The guest runs on simulated CPUs with TLBs. Ends with 1 if a byte was lost or the CPUs saw a rule broken.
+    The guest runs on simulated CPUs with TLBs. Ends with 1 if a byte was lost or the CPUs saw a rule broken. An
+    interrupt ends the migration: what it did up to there is told.
     """
     kinds = parse_list(log, _log)
     link = size_option(bandwidth)
     pictures.check(plot, html)
     reports: list[tuple[Migrate, MigrateReport]] = []
-    for kind in kinds:
-        for one in parse_policies(policy or [policy.value for policy in Policy]):
-            for number in range(runs):
-                options = Migrate(
-                    memory=size_option(memory),
-                    vcpus=vcpus,
-                    backing=cast(Any, backing),
-                    policy=one,
-                    semantics=cast(Any, semantics),
-                    log=kind,
-                    manual_protect=manual_protect and kind != "ring",
-                    write_percent=write_percent,
-                    hot_percent=hot_percent,
-                    think_s=parse_time(think) / 1e9,
-                    bandwidth=link or None,
-                    downtime_s=parse_time(downtime) / 1e9,
-                    rounds=rounds,
-                    warm_up_s=parse_time(warm_up) / 1e9,
-                    take_backs=take_backs,
-                    too_early=too_early,
-                    seed=(seed + number) % 2**64,
-                    stall_tlbi_s=parse_time(stall_tlbi) / 1e9,
-                    exit_s=parse_time(exit_cost) / 1e9,
-                    cost_how="spin" if spin else "sleep",
-                )
-                title = f"{kind} log, {one.value}" + (f", seed {options.seed}" if runs > 1 else "")
-                reports.append((options, report(watch(options.job(), title))))
+    policies = parse_policies(policy or [policy.value for policy in Policy])
+    with UntilInterrupted() as interrupt:
+        for kind, one, number in product(kinds, policies, range(runs)):
+            options = Migrate(
+                memory=size_option(memory),
+                vcpus=vcpus,
+                backing=cast(Any, backing),
+                policy=one,
+                semantics=cast(Any, semantics),
+                log=kind,
+                manual_protect=manual_protect and kind != "ring",
+                write_percent=write_percent,
+                hot_percent=hot_percent,
+                think_s=parse_time(think) / 1e9,
+                bandwidth=link or None,
+                downtime_s=parse_time(downtime) / 1e9,
+                rounds=rounds,
+                warm_up_s=parse_time(warm_up) / 1e9,
+                take_backs=take_backs,
+                too_early=too_early,
+                seed=(seed + number) % 2**64,
+                stall_tlbi_s=parse_time(stall_tlbi) / 1e9,
+                exit_s=parse_time(exit_cost) / 1e9,
+                cost_how="spin" if spin else "sleep",
+            )
+            title = f"{kind} log, {one.value}" + (f", seed {options.seed}" if runs > 1 else "")
+
+            def keep(found: dict[str, Any], options: Migrate = options) -> None:
+                reports.append((options, report(found)))
+
+            watch(options.job(), f"{title}:", keep)
+    interrupt.check(reports)
     if json_:
         rows = [{"options": asdict(options) | {"policy": str(Policy(options.policy).value)}, **asdict(found)}
                 for options, found in reports]  # fmt: skip
-        print_json({"command": "migrate", "runs": rows})
+        print_json({"command": "migrate", "complete": not interrupt.seen, "runs": rows})
     else:
         _print(reports, memory)
-    pictures.write(plot, lambda: _draw(reports), html, lambda: _page(reports))
-    return int(any(found.lost_bytes or found.wrong_reads or found.violations for _, found in reports))
+    pictures.write(plot, lambda: _draw(reports), html, lambda: _page(reports), early=interrupt.seen)
+    failed = any(found.lost_bytes or found.wrong_reads or found.violations for _, found in reports)
+    return interrupt.code(int(failed))
 
 
 def _draw(reports: list[tuple[Migrate, MigrateReport]]) -> Figure:
@@ -166,7 +184,7 @@ def _print(reports: list[tuple[Migrate, MigrateReport]], memory: str) -> None:
             f"{slow:.0%}",
             *(f"{time / 1e3:.1f}" for time in (times.p50_ns, times.p99_ns, times.p999_ns, times.max_ns)),
             f"{found.longest_hold_ns / 1e6:.2f}",
-            f"{found.lost_bytes:,}",
+            f"{found.lost_bytes:,}" if found.lost_bytes is not None else "-",
         ]
         table.add_row(options.log, Policy(options.policy).value, *cells)
     console().print(table)
@@ -174,7 +192,11 @@ def _print(reports: list[tuple[Migrate, MigrateReport]], memory: str) -> None:
         "guest: throughput while migrating, of that before; us: how long faults took; "
         "hold: the host's lock, at most; lost: bytes"
     )
-    lost = sum(found.lost_bytes for _, found in reports)
+    for options, found in reports:
+        if not found.complete:
+            sent = f"{found.pages_sent:,} pages sent, {len(found.rounds)} rounds done, nothing compared"
+            print(f"{options.log} log, {Policy(options.policy).value}: interrupted; {sent}")
+    lost = sum(found.lost_bytes or 0 for _, found in reports)
     wrong = sum(found.wrong_reads for _, found in reports)
     broken = sum(found.violations for _, found in reports)
     print(f"{len(reports)} runs: {lost:,} bytes lost, {wrong:,} wrong reads, {broken:,} rules broken")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,12 +45,19 @@ def check(plot: Path | None, html: Path | None = None) -> None:
 
 
 def write(
-    plot: Path | None, draw: Callable[[], Figure], html: Path | None = None, tell: Callable[[], str] | None = None
+    plot: Path | None,
+    draw: Callable[[], Figure],
+    html: Path | None = None,
+    tell: Callable[[], str] | None = None,
+    *,
+    early: bool = False,
 ) -> None:
-    """Write what was asked for."""
+    """Write what was asked for; if the run was ended `early`, as far as there is something to draw."""
     if plot is not None:
         from s2pt.lab.plots import save
 
-        save(draw(), plot)
+        with contextlib.suppress(*([OptionError] if early else [])):
+            save(draw(), plot)
     if html is not None and tell is not None:
-        html.write_text(tell(), encoding="utf-8")
+        with contextlib.suppress(*([OptionError] if early else [])):
+            html.write_text(tell(), encoding="utf-8")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from s2pt._core import ReplayJob
-from s2pt.cli.common import TLBIS, parse_policies, parse_time, print_json, refuse, watch
+from s2pt.cli.common import TLBIS, UntilInterrupted, parse_policies, parse_time, print_json, refuse, watch
 from s2pt.trace import Kind, Outcome, Trace, as_words, read
 from s2pt.trace.compare import Cause, Comparison, Difference, LevelDifference, compare
 from s2pt.types import Policy, Prot, Semantics, format_size
@@ -78,7 +80,8 @@ def replay(
 ) -> int:
     """Replay a recorded guest on our table and compare at each dump.
 
-    A difference is printed with its cause where that is known: our split keeps pages that KVM drops, for one.
+    A difference is printed with its cause where that is known: our split keeps pages that KVM drops, for one. An
+    interrupt ends the replay: what it did up to there is told.
     """
     order = _order(order, threads, free, jobs)
     policies = parse_policies(policy)
@@ -96,18 +99,22 @@ def replay(
         raise refuse(f"--sizes recorded: {recorded.name} has neither TAG.faults.csv nor TAG.pgt.txt to take sizes from")
     if not json_:
         _print_trace(recorded)
-    runs = []
-    for number in range(1, repeat + 1):
-        for one in policies:
-            run = _run(recorded, one, order, sizes, semantics, jobs, stall)
-            run["repeat"] = number
-            runs.append(run)
-            if not json_:
-                _print_run(run, recorded, differences)
+    runs: list[dict[str, Any]] = []
+    with UntilInterrupted() as interrupt:
+        for number, one in product(range(1, repeat + 1), policies):
+
+            def keep(run: dict[str, Any], number: int = number) -> None:
+                runs.append({**run, "repeat": number})
+                if not json_:
+                    _print_run(runs[-1], recorded, differences)
+
+            _run(recorded, one, order, sizes, semantics, jobs, stall, keep)
+    interrupt.check(runs)
     if json_:
-        print_json({"command": "replay", "trace": _about(recorded), "runs": [_plain(run) for run in runs]})
+        about = {"command": "replay", "trace": _about(recorded), "complete": not interrupt.seen}
+        print_json({**about, "runs": [_plain(run) for run in runs]})
     unexplained = sum(run["unexplained"] for run in runs)
-    return 1 if check and unexplained else 0
+    return interrupt.code(1 if check and unexplained else 0)
 
 
 def _order(order: Order, threads: bool, free: bool, jobs: int | None) -> Order:
@@ -118,8 +125,15 @@ def _order(order: Order, threads: bool, free: bool, jobs: int | None) -> Order:
 
 
 def _run(
-    trace: Trace, policy: Policy, order: Order, sizes: Sizes, semantics: Semantics, jobs: int | None, stall: int
-) -> dict[str, Any]:
+    trace: Trace,
+    policy: Policy,
+    order: Order,
+    sizes: Sizes,
+    semantics: Semantics,
+    jobs: int | None,
+    stall: int,
+    keep: Callable[[dict[str, Any]], None],
+) -> None:
     shape = trace.shape
     job = ReplayJob(
         as_words(trace.events),
@@ -134,22 +148,27 @@ def _run(
         threads=jobs,
         stall_tlbi_ns=stall,
     )
-    result = watch(job, f"{trace.name}, {policy.value}:")
-    keeps = semantics is Semantics.EXACT
-    comparisons, levels = compare(trace, result.pop("snapshots"), result.pop("level_differences"), keeps)
-    unknown = sum(difference.cause is Cause.UNKNOWN for one in comparisons for difference in one.differences)
-    unknown += sum(level.cause is Cause.UNKNOWN for level in levels) + len(result["exit_differences"])
-    stats = result["stats"]
-    return {
-        "policy": policy.value,
-        "order": order.value,
-        "sizes": sizes.value,
-        "semantics": semantics.value,
-        **result,
-        "dumps": comparisons,
-        "levels": levels,
-        "unexplained": unknown + stats["locked"] + stats["frozen"],
-    }
+
+    def compared(result: dict[str, Any]) -> None:
+        keeps = semantics is Semantics.EXACT
+        comparisons, levels = compare(trace, result.pop("snapshots"), result.pop("level_differences"), keeps)
+        unknown = sum(difference.cause is Cause.UNKNOWN for one in comparisons for difference in one.differences)
+        unknown += sum(level.cause is Cause.UNKNOWN for level in levels) + len(result["exit_differences"])
+        stats = result["stats"]
+        keep(
+            {
+                "policy": policy.value,
+                "order": order.value,
+                "sizes": sizes.value,
+                "semantics": semantics.value,
+                **result,
+                "dumps": comparisons,
+                "levels": levels,
+                "unexplained": unknown + stats["locked"] + stats["frozen"],
+            }
+        )
+
+    watch(job, f"{trace.name}, {policy.value}:", compared)
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
@@ -170,6 +189,7 @@ def _print_run(run: dict[str, Any], trace: Trace, shown: int) -> None:
     threads = f", {run['threads']} threads" if run["order"] != "recorded" else ""
     print(
         f"\npolicy {run['policy']}, order {run['order']}{threads}, sizes {run['sizes']}, semantics {run['semantics']}"
+        + ("" if run["complete"] else ": interrupted")
     )
     print(f"  {run['faults']:,} faults in {elapsed:.3f} s, {rate:,.0f} per second")
     print(f"  by kind: {_counts(run['fault_kinds'])}")

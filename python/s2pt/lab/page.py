@@ -124,7 +124,7 @@ def migrations_page(runs: Migrations) -> str:
         options[many] = ", ".join(dict.fromkeys(_plain(getattr(one, name)) for one, _ in runs))
     options["memory"] = format_size(parse_size(first.memory))
     lost, wrong, broken = (
-        sum(getattr(found, name) for _, found in runs) for name in ("lost_bytes", "wrong_reads", "violations")
+        sum(getattr(found, name) or 0 for _, found in runs) for name in ("lost_bytes", "wrong_reads", "violations")
     )
     heads = ["log", "policy", "seed", "rounds", "pages sent", "downtime ms", "guest before /s", "meanwhile /s",
              "faults", "p50 us", "p99 us", "p99.9 us", "longest us", "lock held ms", "bytes lost"]  # fmt: skip
@@ -136,7 +136,7 @@ def migrations_page(runs: Migrations) -> str:
     return page(
         "s2pt migrate",
         f"{len(runs)} migrations of {options['memory']} with {first.vcpus} vCPUs: {lost:,} bytes lost, "
-        f"{wrong:,} wrong reads, {broken:,} rules broken.",
+        f"{wrong:,} wrong reads, {broken:,} rules broken.{_early(report for _, report in runs)}",
         options=options,
         tables=[
             ("Runs", heads, [_migration(*run) for run in runs]),
@@ -160,7 +160,7 @@ def _migration(options: Migrate, found: MigrateReport) -> list[object]:
         f"{took.count:,}",
         *(f"{time / 1e3:,.1f}" for time in (took.p50_ns, took.p99_ns, took.p999_ns, took.max_ns)),
         f"{found.longest_hold_ns / 1e6:.2f}",
-        f"{found.lost_bytes:,}",
+        "-" if found.lost_bytes is None else f"{found.lost_bytes:,}",
     ]
 
 
@@ -184,11 +184,15 @@ def dirty_log_page(runs: Sequence[tuple[Policy | str, DirtyLogReport]], options:
     heads = ["policy", "vCPUs", "step", "seconds", "faults", "table frames", "dirty pages"]
     return page(
         "s2pt dirty-log",
-        f"Dirty logging with {counts} vCPUs under {policies}.",
+        f"Dirty logging with {counts} vCPUs under {policies}.{_early(report for _, report in runs)}",
         options={"vcpus": counts, "policies": policies, **options},
         tables=[("Steps", heads, rows)],
         figures=[("Time over vCPUs", times(runs))],
     )
+
+
+def _early(reports: Iterable[DirtyLogReport | MigrateReport]) -> str:
+    return "" if all(report.complete for report in reports) else " The last run was ended early: it has what was done."
 
 
 def _inline(figure: Figure, number: int) -> str:

@@ -141,9 +141,12 @@ def times(runs: Iterable[tuple[Policy | str, DirtyLogReport]] = (), predictions:
         lambda: defaultdict(list)
     )
     for policy, report in runs:
-        passes = {phase.phase.split()[0]: phase.elapsed_ns / 1e9 for phase in report.phases}
+        passes = {phase.phase.split()[0]: phase.elapsed_ns / 1e9 for phase in report.phases if phase.complete}
+        if not report.complete and not any(phase.complete and phase.phase == "dirty 2" for phase in report.phases):
+            passes.pop("dirty", None)  # the first one may not have met write-protected memory
         for name in ("populate", "dirty"):
-            points[name, False, Policy(policy)][report.vcpus].append((passes[name],) * 3)
+            if name in passes:
+                points[name, False, Policy(policy)][report.vcpus].append((passes[name],) * 3)
     for one in predictions:
         points[one.pass_, True, one.policy][one.vcpus].append((one.low, one.seconds, one.high))
     titles = {"populate": "Populate memory", "dirty": "Dirty write-protected memory"}

@@ -1,10 +1,12 @@
 //! Watching a long run from another thread, and ending it.
 
 use core::fmt::Display;
+use core::time::Duration;
+use std::time::Instant;
 
 use super::crew::NoThreads;
 use super::error::WorkloadError;
-use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, PoisonError};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, PoisonError, thread};
 use crate::vm::Error;
 
 /// Progress of a run, and the wish that it end. Share it by reference with the thread that watches.
@@ -15,6 +17,9 @@ pub struct Control {
     total: AtomicU64,
     step: Mutex<String>,
 }
+
+/// How long a wish to end may be unheard.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 impl Control {
     /// Nothing done yet.
@@ -53,6 +58,19 @@ impl Control {
             return Err(Stop::Cancelled);
         }
         Ok(())
+    }
+
+    /// Waits; a wish to end is heard soon.
+    pub(crate) fn sleep<E>(&self, time: Duration) -> Result<(), Stop<E>> {
+        let end = Instant::now() + time;
+        loop {
+            self.go_on()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            thread::sleep(left.min(BETWEEN_LOOKS));
+        }
     }
 
     pub(crate) fn start(&self, total: u64) {

@@ -253,10 +253,11 @@ impl<M: TableMemory, T: Tlb> Migration<'_, M, T> {
     }
 
     fn warm_up(&self) -> Result<(), Ended> {
-        self.sleep(self.options.warm_up)?;
+        self.control.sleep(self.options.warm_up)?;
         // On a busy machine the vCPUs may not have had their turn.
         while self.crowd.throughput().accesses == 0 {
-            self.sleep(Duration::from_millis(1))?;
+            self.end_early()?;
+            self.control.sleep(Duration::from_millis(1))?;
         }
         Ok(())
     }
@@ -368,19 +369,6 @@ impl<M: TableMemory, T: Tlb> Migration<'_, M, T> {
         match self.crowd.failure() {
             Some(reason) => Err(reason.into()),
             None => self.control.go_on(),
-        }
-    }
-
-    /// Waits; a wish to end is heard.
-    fn sleep(&self, time: Duration) -> Result<(), Ended> {
-        let end = Instant::now() + time;
-        loop {
-            self.end_early()?;
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            thread::sleep(left.min(Duration::from_millis(20)));
         }
     }
 }

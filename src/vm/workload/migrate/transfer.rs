@@ -7,7 +7,6 @@ use super::super::control::{Control, Ended};
 use super::super::error::WorkloadError;
 use crate::arch::Pa;
 use crate::memory::Ram;
-use crate::sync::thread;
 use crate::vm::{PaSource, Slot};
 
 /// Pages copied between two looks at the clock.
@@ -66,7 +65,7 @@ impl<'r> Transfer<'r> {
                 let ahead = due.saturating_sub(since.elapsed());
                 // The operating system's slack is as long as some sleeps: it is made up for by later ones.
                 if ahead > Duration::from_micros(100) {
-                    thread::sleep(ahead);
+                    self.control.sleep(ahead)?;
                 }
             }
         }

@@ -1,0 +1,228 @@
+"""Runs that are ended early, from Python and by Ctrl-C in the command, give what there was up to there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import s2pt
+from s2pt import DirtyLog, Migrate, Vm
+from s2pt._core import ReplayJob
+
+TRACE = Path(__file__).resolve().parent / "data" / "kvm-traces" / "thpon_2vcpu.txt.xz"
+ENDLESS = DirtyLog(vcpus=2, iterations=1_000_000)
+ACCESSES = 2048  # of one pass over 8 MiB
+SLOW = {"memory": "2MiB", "warm_up_s": 0.001, "bandwidth": "64KiB"}  # two minutes for the first round alone
+
+
+def until(steps: int):
+    """Give a progress callback that ends the run when so many steps are done."""
+    return lambda done, total: done < steps
+
+
+def check_passes(report: s2pt.DirtyLogReport) -> None:
+    """Three passes were done, and perhaps more."""
+    assert not report.complete
+    names = [phase.phase for phase in report.phases]
+    assert names[:7] == ["populate", "enable", "dirty 1", "get 1", "clear 1", "dirty 2", "get 2"][: len(names)]
+    assert len(names) >= 6
+    assert "disable" not in names
+    assert all(phase.complete for phase in report.phases[:-1])
+    assert sum(report.phases[0].faults.values()) == 4  # blocks
+    assert report.phases[3].dirty_pages == ACCESSES
+    assert "ended early" in str(report)
+
+
+def test_a_callback_ends_a_run() -> None:
+    vm = Vm(memory="8MiB")
+    check_passes(vm.run(ENDLESS, progress=until(3 * ACCESSES), poll_s=0.001))
+    again = vm.run(DirtyLog(iterations=1))  # refused if the log were on
+    assert again.complete
+    assert again.phases[-1].phase == "disable"
+    assert "ended early" not in str(again)
+
+
+@pytest.mark.parametrize("answer", [None, True, 0, "no"])
+def test_only_false_ends_a_run(answer: object) -> None:
+    seen = []
+
+    def progress(done: int, total: int) -> object:
+        seen.append((done, total))
+        return answer
+
+    report = Vm(memory="8MiB", stall_tlbi_ns=100_000).run(DirtyLog(), progress=progress, poll_s=0.001)
+    assert report.complete
+    assert seen
+
+
+class OwnError(Exception):
+    pass
+
+
+class StubbornError(Exception):
+    """Has no place for a report."""
+
+    report = property(lambda self: "its own")
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, OwnError])
+def test_an_exception_carries_what_there_was(kind: type[BaseException]) -> None:
+    def progress(done: int, total: int) -> None:
+        if done >= 3 * ACCESSES:
+            raise kind("enough")
+
+    with pytest.raises(kind, match="enough") as raised:
+        Vm(memory="8MiB").run(ENDLESS, progress=progress, poll_s=0.001)
+    check_passes(raised.value.report)  # type: ignore[attr-defined]
+
+
+def test_an_exception_that_carries_nothing_is_still_raised() -> None:
+    def progress(done: int, total: int) -> None:
+        raise StubbornError
+
+    with pytest.raises(StubbornError) as raised:
+        Vm(memory="8MiB").run(ENDLESS, progress=progress, poll_s=0.001)
+    assert raised.value.report == "its own"
+
+
+def test_a_refused_run_has_no_report() -> None:
+    with pytest.raises(s2pt.OptionError) as raised:
+        Vm(memory="8MiB").run(DirtyLog(vcpus=0))
+    assert not hasattr(raised.value, "report")
+
+
+def test_a_migration_tells_what_it_sent() -> None:
+    report = Migrate(**SLOW).run(progress=until(64), poll_s=0.001)
+    assert (report.complete, report.lost_bytes, report.rounds) == (False, None, ())
+    assert 64 <= report.pages_sent < 512
+    assert report.before.accesses > 0
+    assert (report.wrong_reads, report.violations, report.downtime_ns) == (0, 0, 0)
+    assert "lost bytes not known" in str(report)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        Migrate(**SLOW).run(progress=interrupt, poll_s=0.001)
+    assert raised.value.report.complete is False  # type: ignore[attr-defined]
+
+
+def test_a_replay_tells_its_rows() -> None:
+    job = ReplayJob(
+        np.zeros((0, 21), np.uint64), ipa_bits=40, granule=4096, start_level=None, lpa2=False, policy="lockless",
+        order="recorded", sizes="trace",
+    )  # fmt: skip
+    job.start()
+    assert job.wait(60)
+    assert job.result()["complete"]
+
+
+def test_progress_names_the_step() -> None:
+    job = Migrate(**SLOW).job()
+    assert job.progress() == (0, 0, "")
+    job.start()
+    while job.progress()[2] != "round 1":
+        assert not job.wait(0.001)
+    job.cancel()
+    assert job.wait(60)
+    assert job.result()["complete"] is False
+
+
+def test_a_bar_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Vm(memory="8MiB").run(DirtyLog(), progress=True).complete
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    with pytest.raises(s2pt.OptionError, match="progress bar needs rich"):
+        Vm(memory="8MiB").run(DirtyLog(), progress=True)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+# The command with a job that sends SIGINT to its own process as soon as `steps` are done; 0: it was told to end before
+# it began, so that it has done nothing.
+COMMAND = """
+import importlib, os, signal, sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+module, name, steps = importlib.import_module(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+
+class Watched:
+    def __init__(self, *arguments, **options):
+        self.job, self.sent = inner(*arguments, **options), False
+        self.progress, self.cancel, self.result = self.job.progress, self.job.cancel, self.job.result
+
+    def start(self):
+        if steps == 0:
+            self.job.cancel()
+        self.job.start()
+
+    def wait(self, timeout_s):
+        if not self.sent and self.job.progress()[0] >= steps:
+            self.sent = True
+            os.kill(os.getpid(), signal.SIGINT)
+        return self.job.wait(min(timeout_s, 0.001))
+
+inner = getattr(module, name)
+setattr(module, name, Watched)
+from s2pt.cli.app import run
+sys.exit(run(sys.argv[4:]))
+"""
+
+
+def interrupted(module: str, job: str, steps: int, *command: str) -> str:
+    """Run the command until the signal; give what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, module, job, str(steps), *command], capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stderr) == (130, "s2pt: error: interrupted\n"), done.stdout
+    return done.stdout
+
+
+ENDLESS_LOG = ["dirty-log", "-v", "2", "-b", "4MiB", "-i", "1000000", "--policy", "lockless,serial"]
+SLOW_MIGRATION = ["migrate", "-b", "2MiB", "--warm-up", "1ms", "--bandwidth", "64KiB", "--policy", "serial,lockless"]
+
+
+def test_dirty_log_prints_what_it_did() -> None:
+    shown = interrupted("s2pt.cli.dirty_log", "DirtyLogJob", 3 * ACCESSES, *ENDLESS_LOG)
+    assert "vCPUs 2, policy lockless: interrupted\nPopulate memory time: " in shown
+    assert "Iteration 1 get dirty log time: " in shown
+    assert "policy serial" not in shown
+    assert "Disabling dirty logging time" not in shown
+    assert "Seconds by vCPU count and policy" in shown
+
+
+def test_dirty_log_keeps_json_and_page(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "run.html"
+    shown = interrupted("s2pt.cli.dirty_log", "DirtyLogJob", 3 * ACCESSES, *ENDLESS_LOG, "--json", "--html", str(page))
+    found = json.loads(shown)
+    (run,) = found["runs"]
+    assert (found["complete"], run["complete"], run["policy"]) == (False, False, "lockless")
+    assert [phase["phase"] for phase in run["phases"]][:4] == ["populate", "enable", "dirty 1", "get 1"]
+    assert "The last run was ended early" in page.read_text()
+
+
+def test_migrate_prints_what_it_did() -> None:
+    shown = interrupted("s2pt.migrate", "MigrateJob", 64, *SLOW_MIGRATION)
+    assert "lazy log, serial: interrupted; " in shown
+    assert "0 rounds done, nothing compared" in shown
+    assert "1 runs: 0 bytes lost" in shown
+    found = json.loads(interrupted("s2pt.migrate", "MigrateJob", 64, *SLOW_MIGRATION, "--json"))
+    assert found["complete"] is False
+    assert [(run["complete"], run["lost_bytes"]) for run in found["runs"]] == [(False, None)]
+
+
+def test_replay_prints_what_it_did() -> None:
+    shown = interrupted("s2pt.cli.replay", "ReplayJob", 0, "replay", str(TRACE))
+    assert "semantics exact: interrupted\n  0 faults in " in shown
+    found = json.loads(interrupted("s2pt.cli.replay", "ReplayJob", 0, "replay", str(TRACE), "--json"))
+    assert (found["complete"], found["runs"][0]["faults"], found["runs"][0]["complete"]) == (False, 0, False)
+
+
+def test_nothing_measured_is_nothing_printed() -> None:
+    shown = interrupted("s2pt.cli.bench", "BenchJob", 0, "bench", "--size", "64MiB")
+    assert shown == ""
