@@ -23,6 +23,7 @@ s2pt.errors.NotMappedError: nothing is mapped at 0x90000000 (the walk ends at le
 from __future__ import annotations
 
 from s2pt._core import Cpu, Machine, Stage2, __version__
+from s2pt.costs import Cost, Costs
 from s2pt.errors import (
     AccessFlagFault,
     AddressError,
@@ -89,6 +90,8 @@ __all__ = [
     "Changed",
     "ClosedError",
     "ConflictError",
+    "Cost",
+    "Costs",
     "Cpu",
     "DirtyLog",
     "DirtyLogReport",

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer, disjoint_base
 
+from s2pt.costs import Costs
 from s2pt.events import Event
 from s2pt.explain import Explanation
 from s2pt.image import Difference, PtdumpRun
@@ -99,6 +100,7 @@ class DirtyLogJob(Job):
         policy: Policy | Literal["serial", "parallel", "lockless"],
         stall_tlbi_ns: SupportsIndex = 0,
         stall_how: Literal["sleep", "spin"] = "sleep",
+        costs: Costs | None = None,
     ) -> Self: ...
 
 @final
@@ -202,9 +204,8 @@ class MigrateJob(Job):
         take_backs: SupportsIndex,
         too_early: bool,
         seed: SupportsIndex,
-        stall_tlbi_ns: SupportsIndex,
-        exit_ns: SupportsIndex,
-        cost_how: Literal["sleep", "spin"],
+        think_how: Literal["sleep", "spin"],
+        costs: Costs,
     ) -> Self: ...
 
 @final
@@ -421,6 +422,7 @@ class Vm:
         sink: Literal["counting", "recording"] | None = "counting",
         stall_tlbi_ns: SupportsIndex = 0,
         stall_how: Literal["sleep", "spin"] = "sleep",
+        costs: Costs | None = None,
     ) -> Self: ...
     def add_slot(
         self,

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from s2pt import _running
 from s2pt._core import MigrateJob
+from s2pt.costs import FREE, Costs
 from s2pt.types import Backing, Policy, Semantics, format_size, parse_size
 
 __all__ = ["Latency", "Migrate", "MigrateReport", "Round", "Throughput"]
@@ -194,6 +195,8 @@ class Migrate:
         Accesses in 100 that write, and that go to the first tenth of the memory.
     think_s : float
         What a vCPU does between two accesses, in seconds.
+    think_how : str
+        ``"sleep"``: it gives up its core meanwhile; ``"spin"``: it burns it.
     bandwidth : int or str, optional
         Bytes a second that the other side takes; None: as fast as they can be copied.
     downtime_s : float
@@ -208,10 +211,8 @@ class Migrate:
         Break it on purpose: copy pages before their protection is complete. Needs `manual_protect` and no rings.
     seed : int
         Of all that is random.
-    stall_tlbi_s, exit_s : float
-        What a TLBI of stage 2, and leaving the guest for a fault, cost the core, in seconds.
-    cost_how : str
-        ``"sleep"``: costs give up the core; ``"spin"``: they burn it.
+    costs : Costs
+        What TLBIs, exits, copied pages, cache operations and table frames cost.
 
     Raises
     ------
@@ -231,6 +232,7 @@ class Migrate:
     write_percent: int = 50
     hot_percent: int = 50
     think_s: float = 0.0
+    think_how: Literal["sleep", "spin"] = "sleep"
     bandwidth: int | str | None = "1GiB"
     downtime_s: float = 0.03
     rounds: int = 20
@@ -238,9 +240,7 @@ class Migrate:
     take_backs: int = 0
     too_early: bool = False
     seed: int = 1
-    stall_tlbi_s: float = 0.0
-    exit_s: float = 0.0
-    cost_how: Literal["sleep", "spin"] = "sleep"
+    costs: Costs = FREE
 
     def job(self) -> MigrateJob:
         """Prepare the run, for who wants to watch it himself; nothing runs yet."""
@@ -264,9 +264,8 @@ class Migrate:
             take_backs=self.take_backs,
             too_early=self.too_early,
             seed=self.seed,
-            stall_tlbi_ns=_nanoseconds(self.stall_tlbi_s),
-            exit_ns=_nanoseconds(self.exit_s),
-            cost_how=self.cost_how,
+            think_how=self.think_how,
+            costs=self.costs,
         )
 
     def run(self, *, progress: _running.Progress = None, poll_s: float = 0.05) -> MigrateReport:

@@ -7,7 +7,7 @@
 
 use core::time::Duration;
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -19,7 +19,7 @@ use crate::arch::{AccessKind, BlockRule, Dialect, FaultKind, Granule, Ipa, Level
 use crate::table::{Existing, Recording, Semantics, Stall, StallKind, WalkFlags};
 use crate::vm::replay::{Order, Sizes};
 use crate::vm::workload::LogKind;
-use crate::vm::{Backing, DirtyLogMode, Policy};
+use crate::vm::{Backing, Cost, Costs, DirtyLogMode, Policy};
 
 /// An intermediate physical address given by the caller.
 #[derive(Clone, Copy)]
@@ -96,6 +96,25 @@ pub struct StallHow(pub StallKind);
 /// How long a TLBI stalls.
 #[derive(Clone, Copy)]
 pub struct StallFor(Duration);
+
+/// What steps cost: an `s2pt.Costs`.
+#[derive(Clone, Copy)]
+pub struct CostsArg(pub Costs);
+
+impl CostsArg {
+    /// The costs, with the TLBI's said another way.
+    pub fn with(costs: Option<Self>, py: Python<'_>, stall: StallFor, how: StallHow) -> PyResult<Costs> {
+        let mut costs = costs.map_or_else(Costs::default, |costs| costs.0);
+        if !stall.0.is_zero() {
+            if !costs.tlbi.is_none() {
+                let message = "stall_tlbi_ns and costs both say what a TLBI costs";
+                return Err(error::option(py, String::from(message)));
+            }
+            costs.tlbi = Cost::new(stall.0, how.0);
+        }
+        Ok(costs)
+    }
+}
 
 impl StallFor {
     /// Not at all.
@@ -277,6 +296,7 @@ extract! {
     SemanticsArg = |obj| choice(obj, "semantics", &[("exact", Semantics::Exact), ("kvm", Semantics::Kvm)]);
     FlagsArg = flags;
     StallFor = stall;
+    CostsArg = costs;
     StallHow = |obj| choice(obj, "stall_how", &[("sleep", StallKind::Sleep), ("spin", StallKind::Spin)]);
     PolicyArg = |obj| choice(obj, "policy", &Policy::ALL.map(|policy| (policy.name(), policy)));
     BackingArg = |obj| choice(obj, "backing", BACKINGS);
@@ -439,15 +459,42 @@ fn bits(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<u8> {
 }
 
 fn stall(obj: &Bound<'_, PyAny>) -> PyResult<Duration> {
-    let stall = Duration::from_nanos(unsigned("stall_tlbi_ns", obj)?);
+    at_most_a_second("stall_tlbi_ns", obj)
+}
+
+fn at_most_a_second(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Duration> {
+    let stall = Duration::from_nanos(unsigned(what, obj)?);
     if stall > StallFor::LONGEST {
         let (value, most) = (stall.as_nanos(), StallFor::LONGEST.as_nanos());
         return Err(error::option(
             obj.py(),
-            format!("stall_tlbi_ns {value:#x} is beyond {most:#x}, one second"),
+            format!("{what} {value:#x} is beyond {most:#x}, one second"),
         ));
     }
     Ok(stall)
+}
+
+fn costs(obj: &Bound<'_, PyAny>) -> PyResult<Costs> {
+    let cost = |name: &str| {
+        let missing = |e: PyErr| {
+            if e.is_instance_of::<PyAttributeError>(obj.py()) {
+                PyTypeError::new_err("costs must be an s2pt.Costs")
+            } else {
+                e
+            }
+        };
+        let cost = obj.getattr(name).map_err(missing)?;
+        let duration = at_most_a_second(name, &cost.getattr("ns").map_err(missing)?)?;
+        let how: StallHow = cost.getattr("how").map_err(missing)?.extract()?;
+        Ok::<_, PyErr>(Cost::new(duration, how.0))
+    };
+    Ok::<_, PyErr>(Costs {
+        tlbi: cost("tlbi")?,
+        exit: cost("exit")?,
+        copy: cost("copy")?,
+        cache: cost("cache")?,
+        allocation: cost("allocation")?,
+    })
 }
 
 fn slot_id(obj: &Bound<'_, PyAny>) -> PyResult<u32> {

@@ -5,7 +5,7 @@ use core::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use super::convert::{BackingArg, Number, PolicyArg, SizeArg, StallFor, StallHow};
+use super::convert::{BackingArg, CostsArg, Number, PolicyArg, SizeArg, StallFor, StallHow};
 use super::job::{Found, Job};
 use super::open::OpenVm;
 use super::sink::{Sink, Watch};
@@ -60,9 +60,9 @@ impl DirtyLogJob {
     #[new]
     #[pyo3(signature = (
         *, vcpus, bytes_per_vcpu, iterations, backing, manual_protect, write_percent, random, seed, policy,
-        stall_tlbi_ns = StallFor::NONE, stall_how = StallHow::SLEEP
+        stall_tlbi_ns = StallFor::NONE, stall_how = StallHow::SLEEP, costs = None
     ), text_signature = "(*, vcpus, bytes_per_vcpu, iterations, backing, manual_protect, write_percent, random, seed, \
-        policy, stall_tlbi_ns=0, stall_how='sleep')")]
+        policy, stall_tlbi_ns=0, stall_how='sleep', costs=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
         py: Python<'_>,
@@ -77,7 +77,9 @@ impl DirtyLogJob {
         policy: PolicyArg,
         stall_tlbi_ns: StallFor,
         stall_how: StallHow,
+        costs: Option<CostsArg>,
     ) -> PyResult<PyClassInitializer<Self>> {
+        let costs = CostsArg::with(costs, py, stall_tlbi_ns, stall_how)?;
         let run = options(
             vcpus,
             bytes_per_vcpu,
@@ -103,10 +105,10 @@ impl DirtyLogJob {
             policy: policy.0,
             backing: backing.0,
             memory,
+            exit_cost: costs.exit,
             ..Machine::default()
         };
-        let stall = stall_tlbi_ns.stall(stall_how);
-        let sink = Sink::new(Watch::Counting(Box::default()), stall);
+        let sink = Sink::new(Watch::Counting(Box::default()), Some(costs.stall()));
         let vm = machine.build(sink).map_err(|refused| error::machine(py, refused))?;
         let slot = Slot::linear(SLOT, Ipa::new(BASE), memory, Pa::new(BASE));
         vm.create_slot(slot).map_err(|refused| error::vm(py, refused))?;

@@ -5,7 +5,7 @@ use core::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use super::convert::{BackingArg, LogKindArg, Number, PolicyArg, SemanticsArg, SizeArg, StallHow};
+use super::convert::{BackingArg, CostsArg, LogKindArg, Number, PolicyArg, SemanticsArg, SizeArg, StallHow};
 use super::job::{Found, Job};
 use super::{error, report};
 use crate::arch::{GeometryOptions, Ipa, Pa};
@@ -32,8 +32,8 @@ impl MigrateJob {
     #[new]
     #[pyo3(signature = (
         *, memory, vcpus, backing, policy, semantics, log, manual_protect, ring_entries, eager_chunk, write_percent,
-        hot_percent, think_ns, bandwidth, downtime_ns, rounds, warm_up_ns, take_backs, too_early, seed, stall_tlbi_ns,
-        exit_ns, cost_how
+        hot_percent, think_ns, bandwidth, downtime_ns, rounds, warm_up_ns, take_backs, too_early, seed, think_how,
+        costs
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
@@ -57,18 +57,18 @@ impl MigrateJob {
         take_backs: Number,
         too_early: bool,
         seed: Number,
-        stall_tlbi_ns: Number,
-        exit_ns: Number,
-        cost_how: StallHow,
+        think_how: StallHow,
+        costs: CostsArg,
     ) -> PyResult<PyClassInitializer<Self>> {
         let percent = |number: Number| u8::try_from(number.0).unwrap_or(u8::MAX);
         let few = |number: Number| u32::try_from(number.0).unwrap_or(u32::MAX);
-        let cost = |ns: Number| Cost::new(Duration::from_nanos(ns.0), cost_how.0);
+        let costs = costs.0;
         let run = Migrate {
             vcpus: usize::try_from(vcpus.0).unwrap_or(usize::MAX),
             write_percent: percent(write_percent),
             hot_percent: percent(hot_percent),
-            think: cost(think_ns),
+            think: Cost::new(Duration::from_nanos(think_ns.0), think_how.0),
+            copy: costs.copy,
             log: log.0.options(manual_protect, eager_chunk.0),
             bandwidth: bandwidth.map(|bandwidth| bandwidth.0),
             downtime: Duration::from_nanos(downtime_ns.0),
@@ -97,12 +97,11 @@ impl MigrateJob {
             semantics: semantics.0,
             hd: log.0 == LogKind::Hardware,
             dirty_ring: if log.0 == LogKind::Ring { few(ring_entries) } else { 0 },
-            exit_cost: cost(exit_ns),
+            exit_cost: costs.exit,
             memory: memory.0,
             ..vm::Machine::default()
         };
-        let stall = Stall::new(Duration::from_nanos(stall_tlbi_ns.0), cost_how.0);
-        let vm = options.build((port.clone(), stall));
+        let vm = options.build((port.clone(), costs.stall()));
         let vm: Arc<Vm<Arena, (Port, Stall)>> = Arc::new(vm.map_err(|refused| error::machine(py, refused))?);
         port.attach(&vm);
         machine.load(&port);

@@ -33,8 +33,9 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// A sink that keeps what `watch` says, and waits at each TLBI if `stall` says so.
-    pub const fn new(watch: Watch, stall: Option<Stall>) -> Self {
+    /// A sink that keeps what `watch` says, and makes maintenance cost what `stall` says.
+    pub fn new(watch: Watch, stall: Option<Stall>) -> Self {
+        let stall = stall.filter(|stall| !stall.is_none());
         let listens = !matches!(watch, Watch::Nobody) || stall.is_some();
         Self {
             watch,

@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::convert::{
-    AccessArg, BackingArg, BlocksArg, FaultKindArg, GranuleArg, IpaArg, IpaBits, LevelArg, LogModeArg, Number, PaArg,
-    PaBits, PolicyArg, SemanticsArg, SizeArg, SlotId, StallFor, StallHow, WatchArg,
+    AccessArg, BackingArg, BlocksArg, CostsArg, FaultKindArg, GranuleArg, IpaArg, IpaBits, LevelArg, LogModeArg,
+    Number, PaArg, PaBits, PolicyArg, SemanticsArg, SizeArg, SlotId, StallFor, StallHow, WatchArg,
 };
 use super::dirty_log::{self, DirtyLogJob};
 use super::open::OpenVm;
@@ -51,6 +51,8 @@ const BASE: Ipa = Ipa::new(1 << 30);
 ///     Whether every mapping is executable at once (CTR_EL0.DIC), not only after a fetch.
 /// sink, stall_tlbi_ns, stall_how
 ///     As for `Stage2`; by default maintenance is counted.
+/// costs : Costs, optional
+///     What faults, TLBIs, cache operations and table frames cost; `stall_tlbi_ns` is short for that of TLBIs.
 ///
 /// Raises
 /// ------
@@ -75,10 +77,10 @@ impl PyVm {
         memory = None, *, backing = BackingArg(Backing::Thp), policy = PolicyArg(Policy::Lockless), ipa = IpaArg(BASE),
         pa = None, ipa_bits = IpaBits(40), granule = GranuleArg(Granule::K4), pa_bits = PaBits(48), start_level = None,
         lpa2 = false, blocks = BlocksArg(BlockRule::Architecture), fwb = false, semantics = SemanticsArg::EXACT, execute_eagerly = false,
-        sink = Some(WatchArg::COUNTING), stall_tlbi_ns = StallFor::NONE, stall_how = StallHow::SLEEP
+        sink = Some(WatchArg::COUNTING), stall_tlbi_ns = StallFor::NONE, stall_how = StallHow::SLEEP, costs = None
     ), text_signature = "(memory=None, *, backing='thp', policy='lockless', ipa=1073741824, pa=None, ipa_bits=40, \
         granule='4KiB', pa_bits=48, start_level=None, lpa2=False, blocks='arch', fwb=False, semantics='exact', execute_eagerly=False, \
-        sink='counting', stall_tlbi_ns=0, stall_how='sleep')")]
+        sink='counting', stall_tlbi_ns=0, stall_how='sleep', costs=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
         py: Python<'_>,
@@ -99,7 +101,9 @@ impl PyVm {
         sink: Option<WatchArg>,
         stall_tlbi_ns: StallFor,
         stall_how: StallHow,
+        costs: Option<CostsArg>,
     ) -> PyResult<Self> {
+        let costs = CostsArg::with(costs, py, stall_tlbi_ns, stall_how)?;
         let mut machine = Machine {
             geometry: GeometryOptions {
                 granule: granule.0,
@@ -112,6 +116,7 @@ impl PyVm {
             policy: policy.0,
             backing: backing.0,
             execute_eagerly,
+            exit_cost: costs.exit,
             fwb,
             semantics: semantics.0,
             ..Machine::default()
@@ -119,8 +124,7 @@ impl PyVm {
         if let Some(memory) = memory {
             machine.memory = memory.0;
         }
-        let stall = stall_tlbi_ns.stall(stall_how);
-        let sink = Sink::new(sink.map_or(Watch::Nobody, WatchArg::watch), stall);
+        let sink = Sink::new(sink.map_or(Watch::Nobody, WatchArg::watch), Some(costs.stall()));
         let vm = machine.build(sink).map_err(|refused| error::machine(py, refused))?;
         if let Some(memory) = memory {
             let pa = pa.map_or(Pa::new(ipa.0.get()), |pa| pa.0);

@@ -60,10 +60,10 @@ pub use raw::Raw;
 pub use reclaim::Unlinked;
 pub use reclaim::{Access, Alone, Local};
 pub use semantics::{Semantics, WalkFlags};
-#[cfg(all(feature = "std", not(any(loom, shuttle))))]
-pub(crate) use sinks::wait;
+#[cfg(all(test, feature = "std", not(any(loom, shuttle))))]
+pub(crate) use sinks::paid;
 #[cfg(feature = "std")]
-pub use sinks::{Counting, Counts, Record, Recording, Stall, StallKind};
+pub use sinks::{Cost, Counting, Counts, Record, Recording, Stall, StallKind};
 #[doc(hidden)]
 pub use stage2::Core;
 pub use stage2::{Config, Exclusive, Handle, Stage2, View};

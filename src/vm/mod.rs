@@ -27,8 +27,9 @@ mod slots;
 mod vcpu;
 pub mod workload;
 
+pub use crate::table::Cost;
 pub use backing::Backing;
-pub use cost::Cost;
+pub use cost::Costs;
 pub use counters::{Counters, FaultClass, OutcomeClass};
 pub use dirty::{DirtyLogMode, DirtyLogOptions, DirtyTracking};
 pub use error::Error;

@@ -51,6 +51,7 @@ const QUICK: Migrate = Migrate {
     write_percent: 60,
     hot_percent: 50,
     think: Cost::None,
+    copy: Cost::None,
     log: s2pt::vm::DirtyLogOptions {
         mode: DirtyLogMode::Auto,
         tracking: s2pt::vm::DirtyTracking::WriteProtect,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar
@@ -11,7 +10,7 @@ from typing import Any, Self, TypeVar
 import typer
 from rich.console import Console
 
-from s2pt import _running
+from s2pt import _running, costs
 from s2pt._running import Job
 from s2pt.errors import S2ptError
 from s2pt.types import Policy, parse_size
@@ -37,10 +36,8 @@ T = TypeVar("T")
 POLL_SECONDS = 0.1
 INTERRUPTED = 130  # what shells give for SIGINT
 TLBIS = ("tlbi_ipa", "tlbi_range", "tlbi_local", "tlbi_vmid")  # one of stage 1 completes each of these
-_UNITS_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 # More than 64 bits have; Python itself refuses to read thousands.
 _DIGITS = 20
-_TIME = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,9}))?\s*(ns|us|ms|s)")
 
 
 class _Console(Console):
@@ -172,15 +169,14 @@ def parse_policies(texts: Sequence[str]) -> list[Policy]:
 
 
 def parse_time(text: str) -> int:
-    """Read a time with its unit, in nanoseconds.
+    """Read a time with its unit, in nanoseconds; a mistake is a mistake in the option.
 
     Examples
     --------
     >>> parse_time("200us"), parse_time("1.5ms"), parse_time("0ns")
     (200000, 1500000, 0)
     """
-    match = _TIME.fullmatch(text.strip())
-    if match is None:
-        raise refuse(f"{text[:60]!r} is not a time such as 200us, 1.5ms or 1s")
-    unit = _UNITS_NS[match[3]]
-    return int(match[1]) * unit + int((match[2] or "0").ljust(9, "0")) * unit // 10**9
+    try:
+        return costs.parse_time(text)
+    except S2ptError as error:
+        raise refuse(str(error)) from None

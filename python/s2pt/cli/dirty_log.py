@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,20 +11,20 @@ from rich import box
 from rich.table import Table
 
 from s2pt._core import DirtyLogJob
-from s2pt.cli import pictures
+from s2pt.cli import costs, pictures
 from s2pt.cli.common import (
     TLBIS,
     UntilInterrupted,
     console,
     parse_numbers,
     parse_policies,
-    parse_time,
     print_json,
     refuse,
     seconds,
     size_option,
     watch,
 )
+from s2pt.costs import Costs
 from s2pt.types import Backing, Policy, format_size
 from s2pt.vm import DirtyLogReport, report
 
@@ -78,9 +79,11 @@ def dirty_log(
         list[str] | None,
         typer.Option("--policy", metavar="POLICY[,POLICY..]", help="serial, parallel, lockless (default: all)."),
     ] = None,
-    stall_tlbi: Annotated[
-        str, typer.Option("--stall-tlbi", metavar="TIME", help="Each TLBI keeps its core waiting so long, as in 200us.")
-    ] = "0ns",
+    stall_tlbi: costs.Tlbi = "0ns",
+    exit_cost: costs.Exit = "0ns",
+    cache_cost: costs.Cache = "0ns",
+    allocation_cost: costs.Allocation = "0ns",
+    spin: costs.Spin = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     plot: pictures.Plot = None,
     html: pictures.Html = None,
@@ -101,7 +104,7 @@ def dirty_log(
         "write_percent": write_percent,
         "random": random,
         "seed": seed,
-        "stall_tlbi_ns": parse_time(stall_tlbi),
+        "costs": costs.read(tlbi=stall_tlbi, exit=exit_cost, cache=cache_cost, allocation=allocation_cost, spin=spin),
     }
     pictures.check(plot, html)
     runs: list[dict[str, Any]] = []
@@ -119,7 +122,7 @@ def dirty_log(
             watch(job, f"{count} vCPUs, {one.value}:", keep)
     interrupt.check(runs)
     if json_:
-        print_json({"command": "dirty-log", "options": options, "complete": not interrupt.seen, "runs": runs})
+        print_json({"command": "dirty-log", "options": _plain(options), "complete": not interrupt.seen, "runs": runs})
     else:
         _print_table(runs)
     pictures.write(plot, lambda: _draw(runs), html, lambda: _page(runs, options), early=interrupt.seen)
@@ -142,14 +145,20 @@ def _typed(runs: list[dict[str, Any]]) -> list[tuple[str, DirtyLogReport]]:
     return [(run["policy"], report({name: part for name, part in run.items() if name != "policy"})) for run in runs]
 
 
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    paid: Costs = options["costs"]
+    plain = {name: cost._asdict() for name, cost in asdict(paid).items()}
+    return options | {"stall_tlbi_ns": plain["tlbi"]["ns"], "costs": plain}
+
+
 def _print_options(options: dict[str, Any]) -> None:
     order = "random" if options["random"] else "linear"
     protect = "manual protect, initially all set" if options["manual_protect"] else "no manual protect"
     print(f"Test iterations: {options['iterations']}")
     print(f"Guest memory: {format_size(options['bytes_per_vcpu'])} per vCPU, backing {options['backing']}")
     print(f"Accesses: {options['write_percent']}% writes, {order} order, seed {options['seed']}; {protect}")
-    if options["stall_tlbi_ns"]:
-        print(f"Each TLBI stalls its core for {seconds(options['stall_tlbi_ns'])}")
+    if options["costs"] != Costs():
+        print(f"Costs: {options['costs']}")
 
 
 def phase_title(phase: str) -> str:

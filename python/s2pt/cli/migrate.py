@@ -10,7 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from s2pt.cli import pictures
+from s2pt.cli import costs, pictures
 from s2pt.cli.common import (
     UntilInterrupted,
     console,
@@ -68,9 +68,12 @@ def migrate(
         str, typer.Option("--warm-up", metavar="TIME", help="How long the guest runs before.")
     ] = "100ms",
     take_backs: Annotated[int, typer.Option("--take-backs", min=0, help="Take-backs by the host a second.")] = 0,
-    stall_tlbi: Annotated[str, typer.Option("--stall-tlbi", metavar="TIME", help="What a TLBI costs.")] = "0ns",
-    exit_cost: Annotated[str, typer.Option("--exit-cost", metavar="TIME", help="What a fault's exit costs.")] = "0ns",
-    spin: Annotated[bool, typer.Option("--spin", help="Costs burn the core instead of giving it up.")] = False,
+    stall_tlbi: costs.Tlbi = "0ns",
+    exit_cost: costs.Exit = "0ns",
+    copy_cost: costs.Copy = "0ns",
+    cache_cost: costs.Cache = "0ns",
+    allocation_cost: costs.Allocation = "0ns",
+    spin: costs.Spin = False,
     seed: Annotated[int, typer.Option("-r", "--seed", min=0, max=2**64 - 1, help="First seed.")] = 1,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Runs of each kind, with consecutive seeds.")] = 1,
     too_early: Annotated[
@@ -87,6 +90,9 @@ def migrate(
     """
     kinds = parse_list(log, _log)
     link = size_option(bandwidth)
+    paid = costs.read(
+        tlbi=stall_tlbi, exit=exit_cost, copy=copy_cost, cache=cache_cost, allocation=allocation_cost, spin=spin
+    )
     pictures.check(plot, html)
     reports: list[tuple[Migrate, MigrateReport]] = []
     policies = parse_policies(policy or [policy.value for policy in Policy])
@@ -110,9 +116,8 @@ def migrate(
                 take_backs=take_backs,
                 too_early=too_early,
                 seed=(seed + number) % 2**64,
-                stall_tlbi_s=parse_time(stall_tlbi) / 1e9,
-                exit_s=parse_time(exit_cost) / 1e9,
-                cost_how="spin" if spin else "sleep",
+                think_how="spin" if spin else "sleep",
+                costs=paid,
             )
             title = f"{kind} log, {one.value}" + (f", seed {options.seed}" if runs > 1 else "")
 
@@ -122,8 +127,7 @@ def migrate(
             watch(options.job(), f"{title}:", keep)
     interrupt.check(reports)
     if json_:
-        rows = [{"options": asdict(options) | {"policy": str(Policy(options.policy).value)}, **asdict(found)}
-                for options, found in reports]  # fmt: skip
+        rows = [{"options": _plain(options), **asdict(found)} for options, found in reports]
         print_json({"command": "migrate", "complete": not interrupt.seen, "runs": rows})
     else:
         _print(reports, memory)
@@ -142,6 +146,11 @@ def _page(reports: list[tuple[Migrate, MigrateReport]]) -> str:
     from s2pt.lab.page import migrations_page
 
     return migrations_page(reports)
+
+
+def _plain(options: Migrate) -> dict[str, Any]:
+    paid = {name: cost._asdict() for name, cost in asdict(options.costs).items()}
+    return asdict(options) | {"policy": str(Policy(options.policy).value), "costs": paid}
 
 
 def _log(text: str) -> Log:

@@ -40,6 +40,8 @@ pub struct Migrate {
     pub hot_percent: u8,
     /// What the guest does between two accesses.
     pub think: Cost,
+    /// What copying a page costs.
+    pub copy: Cost,
     /// How writes are logged. A VM with dirty rings is harvested by its rings.
     pub log: DirtyLogOptions,
     /// Bytes a second that the other side takes; `None`: as fast as they can be copied.
@@ -66,6 +68,7 @@ impl Default for Migrate {
             write_percent: 50,
             hot_percent: 50,
             think: Cost::None,
+            copy: Cost::None,
             log: DirtyLogOptions::default(),
             bandwidth: Some(1_000_000_000),
             downtime: Duration::from_millis(30),
@@ -264,8 +267,8 @@ impl<M: TableMemory, T: Tlb> Migration<'_, M, T> {
 
     /// All that is copied, with what can be said of it however it ends.
     fn copy(&self, machine: &Machine, started: Instant, report: &mut MigrateReport) -> Result<(), Ended> {
-        let (page, bandwidth) = (self.vm.page_size(), self.options.bandwidth);
-        let mut transfer = Transfer::new(machine.ram(), &self.slot, page, bandwidth, self.control)?;
+        let page = self.vm.page_size();
+        let mut transfer = Transfer::new(machine.ram(), &self.slot, page, self.options, self.control)?;
         self.crowd.measure();
         let copied = self.rounds(&mut transfer, report);
         report.during = self.crowd.throughput();

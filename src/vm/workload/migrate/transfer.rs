@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use super::super::control::{Control, Ended};
 use super::super::error::WorkloadError;
+use super::Migrate;
 use crate::arch::Pa;
 use crate::memory::Ram;
-use crate::vm::{PaSource, Slot};
+use crate::vm::{Cost, PaSource, Slot};
 
 /// Pages copied between two looks at the clock.
 const STRIDE: usize = 64;
@@ -19,6 +20,7 @@ pub(super) struct Transfer<'r> {
     bytes: u64,
     page: u64,
     bandwidth: Option<u64>,
+    copy: Cost,
     sent: u64,
     control: &'r Control,
 }
@@ -28,7 +30,7 @@ impl<'r> Transfer<'r> {
         source: &'r Ram,
         slot: &Slot,
         page: u64,
-        bandwidth: Option<u64>,
+        options: &Migrate,
         control: &'r Control,
     ) -> Result<Self, WorkloadError> {
         let base = match slot.source {
@@ -42,7 +44,8 @@ impl<'r> Transfer<'r> {
             base,
             bytes: slot.size,
             page,
-            bandwidth,
+            bandwidth: options.bandwidth,
+            copy: options.copy,
             sent: 0,
             control,
         })
@@ -57,6 +60,7 @@ impl<'r> Transfer<'r> {
             for pa in pages.iter().flat_map(|&page| self.parts(page)) {
                 self.source.copy_page(&self.destination, pa);
             }
+            self.copy.pay_for(pages.len() as u64);
             self.sent += pages.len() as u64;
             self.control.add(pages.len() as u64);
             if let Some(bandwidth) = self.bandwidth {
