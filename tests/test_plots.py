@@ -75,7 +75,7 @@ def test_measured_times_are_those_of_the_report() -> None:
             assert line.get_label() == policy
             assert list(line[0].get_ydata()) == expected
             assert line[0].get_xdata() == pytest.approx([1, 2], rel=0.03)
-    assert figure.axes[0].get_ylabel() == "seconds"
+    assert figure.axes[0].get_ylabel() == "time"
 
 
 def test_predictions_have_bars_from_low_to_high() -> None:
@@ -306,3 +306,32 @@ def test_the_example_draws(tmp_path: Path) -> None:
     done = subprocess.run([*map(str, script), "--bandwidth", "512MiB"], capture_output=True, text=True, check=True)
     assert done.stdout.count("downtime") == 9
     assert "ring log, lockless" in (tmp_path / "s.svg").read_text()
+
+
+def test_the_example_of_dirty_memory_draws(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "examples" / "draw_dirty_memory.py"), str(tmp_path / "s.svg")]
+    subprocess.run(script, check=True)
+    drawn = (tmp_path / "s.svg").read_text()
+    assert all(name in drawn for name in ("2MiB, level 2", "4KiB, level 3", "unmapped", "read-only", "dirty"))
+    assert "writable" not in drawn  # the harvest protected it all, and a legend has what there is
+
+
+def test_times_are_named_with_their_units() -> None:
+    rows = [
+        Prediction("dirty", Policy.SERIAL, n, n, seconds, seconds, seconds) for n, seconds in ((1, 2e-4), (64, 3.0))
+    ]
+    (axes,) = plots.times(predictions=rows).axes
+    axes.figure.draw_without_rendering()
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert {"1 ms", "10 ms", "100 ms", "1 s"} <= set(names)
+    close = [
+        Prediction("dirty", Policy.SERIAL, n, n, seconds, seconds, seconds) for n, seconds in ((1, 0.11), (2, 0.4))
+    ]
+    (axes,) = plots.times(predictions=close).axes
+    axes.figure.draw_without_rendering()
+    assert {"200 ms"} <= {label.get_text() for label in axes.get_yticklabels()}
+
+
+def test_long_tables_are_folded_up(runs: list[tuple[Migrate, MigrateReport]]) -> None:
+    assert "<details>" not in migrations_page(runs)
+    assert "<details><summary>60 rows</summary>" in migrations_page(runs[:1] * 30)  # two rounds each

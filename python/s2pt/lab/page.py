@@ -9,10 +9,12 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from string import Template
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -35,15 +37,17 @@ PAGE = Template("""<!DOCTYPE html>
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e7ec; --card: #16191f; --rule: #3a414d; --faint: #a3acba; }
 }
-body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: var(--ink); background: var(--card);
+body { margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: var(--ink); background: var(--card);
   font: 15px/1.45 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 p, dt { color: var(--faint); }
 .wide { overflow-x: auto; }
 svg { color: var(--ink); max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; }
+summary { cursor: pointer; color: var(--faint); }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
-th { color: var(--faint); font-weight: 600; } th.text, td.text { text-align: left; }
+th { color: var(--faint); font-weight: 600; white-space: normal; vertical-align: bottom; }
+th.text, td.text { text-align: left; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 0; } dd { margin: 0; }
 </style>
 </head>
@@ -56,6 +60,8 @@ $body
 """)
 
 Row = Sequence[object]
+LONG = 40
+"""Tables with more rows are folded up."""
 
 
 def page(
@@ -83,7 +89,12 @@ def page(
         f'<h2>{escape(name)}</h2>\n<div class="wide">{_inline(figure, number)}</div>'
         for number, (name, figure) in enumerate(figures)
     ]
-    parts += [f'<h2>{escape(name)}</h2>\n<div class="wide">{_table(heads, rows)}</div>' for name, heads, rows in tables]
+    for name, heads, rows in tables:
+        kept = [list(row) for row in rows]
+        table = f'<div class="wide">{_table(heads, kept)}</div>'
+        if len(kept) > LONG:
+            table = f"<details><summary>{len(kept)} rows</summary>\n{table}</details>"
+        parts.append(f"<h2>{escape(name)}</h2>\n{table}")
     parts += [f"<h2>{name}</h2>\n{_list(what)}" for name, what in (("Options", options), ("Machine", machine()))]
     return PAGE.substitute(title=escape(title), summary=escape(summary), body="\n".join(parts), ink=INK)
 
@@ -103,7 +114,8 @@ def machine() -> dict[str, str]:
         "cores": f"{os.cpu_count()}, of them usable here {usable}",
         "s2pt": s2pt.__version__,
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
-        "numpy": np.__version__,
+        "numpy, matplotlib": f"{np.__version__}, {mpl.__version__}",
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 
@@ -123,11 +135,12 @@ def migrations_page(runs: Migrations) -> str:
     for name, many in varied.items():
         options[many] = ", ".join(dict.fromkeys(_plain(getattr(one, name)) for one, _ in runs))
     options["memory"] = format_size(parse_size(first.memory))
+    options["bandwidth"] = f"{format_size(parse_size(first.bandwidth))} a second" if first.bandwidth else "no limit"
     lost, wrong, broken = (
         sum(getattr(found, name) or 0 for _, found in runs) for name in ("lost_bytes", "wrong_reads", "violations")
     )
-    heads = ["log", "policy", "seed", "rounds", "pages sent", "downtime ms", "guest before /s", "meanwhile /s",
-             "faults", "p50 us", "p99 us", "p99.9 us", "longest us", "lock held ms", "bytes lost"]  # fmt: skip
+    heads = ["log", "policy", "seed", "bytes lost", "rounds", "pages sent", "downtime ms", "guest before /s",
+             "guest meanwhile /s", "faults", "p50 us", "p99 us", "p99.9 us", "longest us", "lock held ms"]  # fmt: skip
     steps = [
         [one.log, _plain(one.policy), one.seed, number + 1, f"{entry.pages:,}", f"{entry.sent_ns / 1e6:.2f}",
          f"{entry.harvested_ns / 1e6:.2f}", f"{entry.found:,}"]
@@ -152,6 +165,7 @@ def _migration(options: Migrate, found: MigrateReport) -> list[object]:
         options.log,
         _plain(options.policy),
         options.seed,
+        "-" if found.lost_bytes is None else f"{found.lost_bytes:,}",
         len(found.rounds),
         f"{found.pages_sent:,}",
         f"{found.downtime_ns / 1e6:.2f}",
@@ -160,7 +174,6 @@ def _migration(options: Migrate, found: MigrateReport) -> list[object]:
         f"{took.count:,}",
         *(f"{time / 1e3:,.1f}" for time in (took.p50_ns, took.p99_ns, took.p999_ns, took.max_ns)),
         f"{found.longest_hold_ns / 1e6:.2f}",
-        "-" if found.lost_bytes is None else f"{found.lost_bytes:,}",
     ]
 
 
@@ -179,6 +192,9 @@ def dirty_log_page(runs: Sequence[tuple[Policy | str, DirtyLogReport]], options:
          f"{phase.frames:,}", "" if phase.dirty_pages is None else f"{phase.dirty_pages:,}"]
         for policy, report in runs for phase in report.phases
     ]  # fmt: skip
+    options = dict(options)
+    if isinstance(memory := options.get("bytes_per_vcpu"), int):
+        options["bytes_per_vcpu"] = format_size(memory)
     counts = ", ".join(dict.fromkeys(str(report.vcpus) for _, report in runs))
     policies = ", ".join(dict.fromkeys(_plain(policy) for policy, _ in runs))
     heads = ["policy", "vCPUs", "step", "seconds", "faults", "table frames", "dirty pages"]
@@ -186,9 +202,25 @@ def dirty_log_page(runs: Sequence[tuple[Policy | str, DirtyLogReport]], options:
         "s2pt dirty-log",
         f"Dirty logging with {counts} vCPUs under {policies}.{_early(report for _, report in runs)}",
         options={"vcpus": counts, "policies": policies, **options},
-        tables=[("Steps", heads, rows)],
+        tables=[*_seconds(runs), ("Steps", heads, rows)],
         figures=[("Time over vCPUs", times(runs))],
     )
+
+
+def _seconds(runs: Sequence[tuple[Policy | str, DirtyLogReport]]) -> Iterable[tuple[str, Row, list[Row]]]:
+    """Tables of what the vCPUs' passes took: a row for each number of vCPUs, a column for each policy."""
+    policies = list(dict.fromkeys(_plain(policy) for policy, _ in runs))
+    took: dict[tuple[str, int, str], float] = {}
+    for policy, report in runs:
+        for phase in report.phases:
+            if phase.complete and phase.phase.startswith(("populate", "dirty")):
+                took[phase.phase, report.vcpus, _plain(policy)] = phase.elapsed_ns / 1e9
+    for name in dict.fromkeys(name for name, _, _ in took):
+        rows: list[Row] = []
+        for count in dict.fromkeys(report.vcpus for _, report in runs):
+            times = [took.get((name, count, policy)) for policy in policies]
+            rows.append([count, *("-" if time is None else f"{time:.6f}" for time in times)])
+        yield f"Seconds, {name}", ["vCPUs", *policies], rows
 
 
 def _early(reports: Iterable[DirtyLogReport | MigrateReport]) -> str:
@@ -202,6 +234,8 @@ def _inline(figure: Figure, number: int) -> str:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return str(getattr(value, "value", value))
 
 

@@ -21,70 +21,35 @@ s2pt.errors.OptionError: a picture is written to a file that ends in .svg or .pn
 from __future__ import annotations
 
 import io
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
-from numpy.typing import NDArray
+from matplotlib.ticker import FuncFormatter, NullLocator
 
-from s2pt._core import Image, Stage2
 from s2pt.errors import OptionError
+from s2pt.lab.space import address_space
+from s2pt.lab.style import DODGE, INK, LINES, STYLE, time_axis
+from s2pt.lab.style import figure as new_figure
+from s2pt.lab.style import panels as panels_of
 from s2pt.migrate import Migrate, MigrateReport
-from s2pt.types import Policy, Prot, format_size
-from s2pt.view import LEVEL_COLOURS, Leaves, leaves_of
-from s2pt.vm import DirtyLogReport, Vm
+from s2pt.types import Policy
+from s2pt.vm import DirtyLogReport
 
 if TYPE_CHECKING:
     from s2pt.lab.predict import Prediction
 
 __all__ = ["INK", "address_space", "latencies", "migrations", "picture_format", "rounds", "save", "svg_text", "times"]
 
-INK = "#1f2430"
-"""The colour of text and axes; in an HTML report the page's own takes its place."""
-
-STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#8a8f99",
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-    "axes.facecolor": "none",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "s2pt",
-    "savefig.dpi": 150,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-}
-LINES: dict[Policy, dict[str, Any]] = {
-    Policy.SERIAL: {"color": "#d55e00", "marker": "s", "linestyle": "-"},
-    Policy.PARALLEL: {"color": "#0072b2", "marker": "o", "linestyle": "--"},
-    Policy.LOCKLESS: {"color": "#009e73", "marker": "^", "linestyle": "-."},
-}
-DODGE = {Policy.SERIAL: 0, Policy.PARALLEL: -1, Policy.LOCKLESS: 1}  # so that bars do not hide one another
 SENT, FOUND = "#0072b2", "#e69f00"
-UNMAPPED = "#dde1e7"
-STATES = {"unmapped": UNMAPPED, "read-only": "#56b4e9", "writable": "#0072b2", "dirty": "#e69f00"}
-COLUMNS, ROWS = 64, 32
 
 Migrations = Sequence[tuple[Migrate, MigrateReport]]
-Table = Stage2 | Image | Vm
 
 
 def picture_format(path: Path | str) -> str:
@@ -154,7 +119,7 @@ def times(runs: Iterable[tuple[Policy | str, DirtyLogReport]] = (), predictions:
     if not shown:
         raise OptionError("there are no times to draw")
     both = len({key[1] for key in points}) == 2
-    figure, panels = _panels(len(shown), 3.4)
+    figure, panels = panels_of(len(shown), 3.4)
     for axes, name in zip(panels, shown, strict=True):
         drawn = [key for predicted in (False, True) for one in Policy if (key := (name, predicted, one)) in points]
         for key in drawn:
@@ -170,13 +135,10 @@ def times(runs: Iterable[tuple[Policy | str, DirtyLogReport]] = (), predictions:
             axes.errorbar(beside, middle, yerr=bars, capsize=2.5, markersize=4.5, linewidth=1.4, label=label, **look)
         axes.set(title=titles[name], xlabel="vCPUs", xscale="log", yscale="log")
         _count_ticks(axes, sorted({count for key, counts in points.items() if key[0] == name for count in counts}))
-        # Whole decades, so that two ticks at least have a name.
-        least, most = axes.get_ylim()
-        axes.set_ylim(10 ** math.floor(math.log10(least)), 10 ** math.ceil(math.log10(most)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.legend()
-    panels[0].set_ylabel("seconds")
+        time_axis(axes.yaxis)
+    panels[0].set_ylabel("time")
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -200,7 +162,7 @@ def latencies(runs: Migrations) -> Figure:
     runs : sequence of (Migrate, MigrateReport)
         A panel for each kind of log, a line for each policy. Runs with both alike are added up.
     """
-    figure = _figure(3.7 * len(_logs(runs)), 3.2)
+    figure = new_figure(3.7 * len(_logs(runs)), 3.2)
     _draw_latencies(figure, runs)
     return figure
 
@@ -210,7 +172,7 @@ def _draw_latencies(figure: Figure | SubFigure, runs: Migrations) -> None:
     panels = figure.subplots(1, len(logs), sharex=True, sharey=True, squeeze=False)[0]
     for axes, log in zip(panels, logs, strict=True):
         _latencies(axes, [run for run in runs if run[0].log == log])
-        axes.set(title=f"Faults, {log} log", xlabel="latency, us")
+        axes.set(title=f"Faults, {log} log", xlabel="latency")
     panels[0].set_ylabel("part of faults that took longer")
 
 
@@ -236,9 +198,10 @@ def _latencies(axes: Axes, runs: Migrations) -> None:
         axes.text(0.5, 0.5, "no faults", transform=axes.transAxes, ha="center")
         return
     axes.set(xscale="log", yscale="log", ylim=(0.5 / most, 1.3))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_locator(NullLocator())
+    time_axis(axes.xaxis, 1e-6)
     axes.legend()
 
 
@@ -251,7 +214,7 @@ def rounds(runs: Migrations) -> Figure:
     runs : sequence of (Migrate, MigrateReport)
         A panel for each kind of log and policy, of the first run of its kind.
     """
-    figure = _figure(2.9 * len(_policies(runs)), 2.5 * len(_logs(runs)))
+    figure = new_figure(2.9 * len(_policies(runs)), 2.5 * len(_logs(runs)))
     _draw_rounds(figure, runs)
     return figure
 
@@ -278,7 +241,8 @@ def _rounds(axes: Axes, report: MigrateReport) -> None:
     at = np.arange(count + 1)
     sent = [entry.pages for entry in report.rounds] + [report.last_pages]
     found = [entry.found for entry in report.rounds]
-    axes.bar(at - 0.2, sent, width=0.38, color=SENT, label="sent")
+    # What is sent while the guest stands has nothing beside it.
+    axes.bar(np.append(at[:count] - 0.2, count), sent, width=0.38, color=SENT, label="sent")
     axes.bar(at[:count] + 0.2, found, width=0.38, color=FOUND, label="found dirty after it")
     step = count // 8 + 1
     ticks = [*range(0, count - step + 1, step), count]
@@ -290,105 +254,11 @@ def _rounds(axes: Axes, report: MigrateReport) -> None:
 def migrations(runs: Migrations) -> Figure:
     """Draw latencies above rounds, for one file."""
     lower = 2.3 * len(_logs(runs))
-    figure = _figure(max(7.5, 2.9 * max(len(_logs(runs)), len(_policies(runs)))), 3.0 + lower)
+    figure = new_figure(max(7.5, 2.9 * max(len(_logs(runs)), len(_policies(runs)))), 3.0 + lower)
     parts = np.ravel(np.array(figure.subfigures(2, 1, height_ratios=[3.0, lower]), dtype=object))
     _draw_latencies(parts[0], runs)
     _draw_rounds(parts[1], runs)
     return figure
-
-
-@mpl.rc_context(STYLE)
-def address_space(
-    table: Table, *, ipa: int | None = None, size: int | None = None, dirty: NDArray[np.uint64] | None = None
-) -> Figure:
-    """Draw the address space of a table row by row, coloured by page size, and by state.
-
-    A cell is a power of two of bytes, and has the colour of what most of its bytes are.
-
-    Parameters
-    ----------
-    table : Stage2, Image or Vm
-        Of an image, what cannot be read is left out.
-    ipa, size : int, optional
-        Where to begin, and how many bytes to draw; all that is mapped by default.
-    dirty : array of uint64, optional
-        IPAs of dirty pages, ascending: ``slot.ipa + granule * numpy.flatnonzero(bits)``.
-    """
-    array = table.leaves_array() if isinstance(table, Vm) else leaves_of(table)
-    leaves, shape = Leaves.of(array), table.geometry
-    if len(leaves.start) == 0 and (ipa is None or size is None):
-        raise OptionError("the table maps nothing")
-    start = int(leaves.start[0]) if ipa is None else ipa
-    end = int(leaves.end[-1]) if size is None else start + size
-    if end <= start:
-        raise OptionError("there is nothing to draw from there on")
-    cell = max(shape.granule, 1 << (-(-(end - start) // (COLUMNS * ROWS)) - 1).bit_length())
-    start -= start % cell
-    rows = -(-(end - start) // (cell * COLUMNS))
-    edges = start + cell * np.arange(rows * COLUMNS + 1, dtype=np.int64)
-
-    def share(chosen: Leaves) -> NDArray[np.int64]:
-        return np.diff(chosen.below(edges))
-
-    levels = sorted({int(level) for level in leaves.level}, reverse=True)
-    by_level = [share(leaves.only(leaves.level == level)) for level in levels]
-    writable = share(leaves.only(leaves.prot & int(Prot.W) != 0))
-    readonly = share(leaves.only(leaves.prot & int(Prot.W) == 0))
-    by_state = [cell - writable - readonly, readonly, writable]
-    unmapped = by_state[0]
-    if dirty is not None:
-        # Each dirty page leaves the state that its mapping has.
-        first = dirty.astype(np.int64)
-        states_of = _states(leaves, first)
-        none = np.zeros(len(first), np.int64)
-        pages = Leaves(first, first + shape.granule, none, none)
-        written = [share(pages.only(states_of == state)) for state in range(3)]
-        by_state = [bytes_ - part for bytes_, part in zip(by_state, written, strict=True)]
-        by_state.append(np.sum(written, axis=0))
-    figure, panels = _panels(2, min(1.6 + 0.14 * rows, 5.2))
-    sizes = {f"{format_size(shape.size(level))}, level {level}": LEVEL_COLOURS[level] for level in levels}
-    states = dict(list(STATES.items())[: len(by_state)])
-    _heat(panels[0], "Page size", [unmapped, *by_level], {"unmapped": UNMAPPED, **sizes}, rows)
-    _heat(panels[1], "State", by_state, states, rows)
-    for axes in panels:
-        ticks = np.arange(0, COLUMNS + 1, 16)
-        axes.set_xticks(ticks - 0.5, [format_size(int(tick) * cell) if tick else "0" for tick in ticks])
-        axes.set_xlabel(f"offset in the row (a cell is {format_size(cell)})")
-        every = rows // 12 + 1
-        axes.set_yticks(range(0, rows, every), [f"{start + row * COLUMNS * cell:#x}" for row in range(0, rows, every)])
-    panels[0].set_ylabel("IPA of the row")
-    return figure
-
-
-def _states(leaves: Leaves, ipas: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Give the index in `STATES` of what each address is mapped as."""
-    if len(leaves.start) == 0:
-        return np.zeros(len(ipas), np.int64)
-    at = np.searchsorted(leaves.start, ipas, side="right") - 1
-    mapped = (at >= 0) & (ipas < leaves.end[at])
-    return np.where(mapped, np.where(leaves.prot[at] & int(Prot.W) != 0, 2, 1), 0)
-
-
-def _heat(axes: Axes, title: str, parts: list[NDArray[np.int64]], colours: dict[str, str], rows: int) -> None:
-    most = np.argmax(np.stack(parts), axis=0).reshape(rows, COLUMNS)
-    axes.imshow(
-        most, cmap=ListedColormap(list(colours.values())), vmin=-0.5, vmax=len(colours) - 0.5,
-        aspect="auto", interpolation="nearest",
-    )  # fmt: skip
-    axes.grid(visible=False)
-    axes.set_title(title, pad=36)
-    patches = [Patch(color=colour, label=name) for name, colour in colours.items()]
-    axes.legend(handles=patches, loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=2, fontsize=8)
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(max(4.6, min(width, 12)), height), layout="constrained")
-
-
-def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Give a figure with panels side by side."""
-    figure = _figure(3.7 * count, height)
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
 def _logs(runs: Migrations) -> list[str]:
