@@ -9,7 +9,7 @@ use super::arrays::{elements, no_memory};
 use super::convert::{AccessArg, IpaArg, Number};
 use super::image::PyImage;
 use super::signals::in_parts;
-use super::{error, types};
+use super::{error, exit, types};
 use crate::arch::{AccessKind, El, Esr, FaultKind, Ipa, Pte, Syndrome};
 use crate::image::Answer;
 
@@ -46,7 +46,7 @@ fn rows<const N: usize>(py: Python<'_>, count: usize, row: impl Fn(usize) -> [u6
     words.try_reserve_exact(room).map_err(|_| no_memory())?;
     in_parts(py, count, |part, until| {
         let words = &mut words;
-        Ok(py.detach(|| {
+        Ok(exit::detach(py, || {
             let mut next = part.start;
             while next < part.end && !(next % BETWEEN_LOOKS == 0 && next > part.start && until.is_over()) {
                 words.extend(row(next));

@@ -19,6 +19,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use super::convert::short;
+use super::exit::Ask;
 
 /// How many copies a thread keeps the memory of, and how many elements of each: 16 MiB in all.
 const KEPT: usize = 2;
@@ -128,7 +129,7 @@ fn checked<'py>(what: &str, obj: &Bound<'py, PyAny>, dimensions: usize) -> PyRes
         let options = PyDict::new(py);
         options.set_item("order", "C")?;
         options.set_item("subok", false)?;
-        ARRAY.import(py, "numpy", "array")?.call((obj,), Some(&options))?
+        ARRAY.import(py, "numpy", "array")?.ask_with((obj,), &options)?
     };
     Ok(tidy.cast_into::<PyArrayDyn<u64>>()?)
 }

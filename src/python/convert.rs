@@ -14,6 +14,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
 use super::error;
+use super::exit::{Ask, stopping};
 use super::sink::Watch;
 use crate::arch::{AccessKind, BlockRule, Dialect, FaultKind, Granule, Ipa, Level, MemType, Pa, Prot};
 use crate::table::{Existing, Recording, Semantics, Stall, StallKind, WalkFlags};
@@ -404,12 +405,12 @@ fn integer<'py>(what: &str, obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAn
 /// `operator.index`: an exact int.
 fn index<'py>(obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     static INDEX: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    INDEX.import(obj.py(), "operator", "index")?.call1((obj,))
+    INDEX.import(obj.py(), "operator", "index")?.ask((obj,))
 }
 
 /// `repr(obj)`, cut to a length that fits in a message.
 pub fn short(obj: &Bound<'_, PyAny>) -> String {
-    cut(obj.repr().map_or_else(|_| String::from("?"), |repr| repr.to_string()))
+    cut(stopping(|| obj.repr()).map_or_else(|_| String::from("?"), |repr| repr.to_string()))
 }
 
 /// A text as long as fits in a message.
@@ -428,7 +429,7 @@ fn size(obj: &Bound<'_, PyAny>) -> PyResult<u64> {
     let py = obj.py();
     PARSE_SIZE
         .import(py, "s2pt.types", "parse_size")?
-        .call1((obj,))?
+        .ask((obj,))?
         .extract()
 }
 

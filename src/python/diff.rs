@@ -7,9 +7,10 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyTuple, PyType};
 
 use super::convert::short;
+use super::exit::Ask;
 use super::image::{Memory, PyImage};
 use super::ptdump::PyPtdump;
-use super::{error, types};
+use super::{error, exit, types};
 use crate::arch::Prot;
 use crate::image::{Comparable, Difference, Differs, Image, ImageError, Piece, Ptdump, Side, diff};
 
@@ -67,7 +68,7 @@ fn source<'a>(obj: &'a Bound<'_, PyAny>) -> PyResult<Source<'a>> {
 fn list<'py>(one: &Bound<'py, PyAny>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
     let py = one.py();
     let (a, b) = (source(one)?, source(other)?);
-    let found: Result<Vec<Difference>, ImageError> = py.detach(|| diff(&a, &b).collect());
+    let found: Result<Vec<Difference>, ImageError> = exit::detach(py, || diff(&a, &b).collect());
     let list = PyList::empty(py);
     for one in found.map_err(|refused| error::dump(py, &refused))? {
         list.append(difference(py, &one)?)?;
@@ -132,7 +133,7 @@ fn difference<'py>(py: Python<'py>, one: &Difference) -> PyResult<Bound<'py, PyA
         .map(|(_, name)| *name);
     let what = PyTuple::new(py, what.collect::<Vec<_>>())?;
     let arguments = (one.ipa.get(), one.size, side(py, one.a)?, side(py, one.b)?, what);
-    DIFFERENCE.import(py, "s2pt.image", "Difference")?.call1(arguments)
+    DIFFERENCE.import(py, "s2pt.image", "Difference")?.ask(arguments)
 }
 
 /// An `s2pt.image.Side`.
@@ -143,7 +144,7 @@ fn side(py: Python<'_>, side: Option<Side>) -> PyResult<Option<Bound<'_, PyAny>>
     let made = match side {
         Side::Invalid { level, raw } => {
             let prot = types::prot(py, Prot::NONE)?;
-            class.call1((level.get(), None::<u64>, None::<u64>, prot, false, (), raw.raw()))?
+            class.ask((level.get(), None::<u64>, None::<u64>, prot, false, (), raw.raw()))?
         }
         Side::Leaf {
             level,
@@ -165,8 +166,8 @@ fn side(py: Python<'_>, side: Option<Side>) -> PyResult<Option<Bound<'_, PyAny>>
             let prot = types::prot(py, prot)?;
             let pa = pa.map(|pa| pa.get());
             match rest.transpose()? {
-                Some(rest) => class.call1((level.get(), size, pa, prot, af, rest))?,
-                None => class.call1((level.get(), size, pa, prot, af))?,
+                Some(rest) => class.ask((level.get(), size, pa, prot, af, rest))?,
+                None => class.ask((level.get(), size, pa, prot, af))?,
             }
         }
     };

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
+use super::exit::Ask;
 use super::job::Failure;
 use super::{explain, types};
 use crate::arch::{Fault, FaultKind, GeometryError, Ipa, Level};
@@ -70,7 +71,7 @@ where
 {
     let made = CLASSES
         .get_or_try_init(py, || Classes::import(py))
-        .and_then(|classes| pick(classes).bind(py).call1(arguments));
+        .and_then(|classes| pick(classes).bind(py).ask(arguments));
     match made {
         Ok(exception) => PyErr::from_value(exception),
         Err(failure) => failure,

@@ -4,8 +4,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyType};
 
+use super::exit::Ask;
 use super::open::Table;
-use super::{report, types};
+use super::{exit, report, types};
 use crate::arch::{CacheOp, Dsb, Scope, Tlbi};
 use crate::table::{Counts, Event, Record, Recording};
 
@@ -18,7 +19,7 @@ pub fn counts<'py>(py: Python<'py>, counts: &Counts) -> PyResult<Bound<'py, PyDi
 
 /// A `s2pt.recording.Recording` of what a table did since it was asked the last time.
 pub fn recording<'py>(py: Python<'py>, table: &Table, watch: &Recording) -> PyResult<Bound<'py, PyAny>> {
-    let (records, dropped) = py.detach(|| (watch.take(), watch.dropped()));
+    let (records, dropped) = exit::detach(py, || (watch.take(), watch.dropped()));
     let config = table.config();
     let setup = PyDict::new(py);
     setup.set_item("geometry", types::geometry(py, &config.geometry)?)?;
@@ -29,8 +30,8 @@ pub fn recording<'py>(py: Python<'py>, table: &Table, watch: &Recording) -> PyRe
     setup.set_item("tlbi_range", config.tlbi_range)?;
     setup.set_item("semantics", if config.semantics.is_kvm() { "kvm" } else { "exact" })?;
     let module = py.import("s2pt.recording")?;
-    let setup = module.getattr("Setup")?.call((), Some(&setup))?;
-    module.getattr("Recording")?.call1((setup, list(py, records)?, dropped))
+    let setup = module.getattr("Setup")?.ask_with((), &setup)?;
+    module.getattr("Recording")?.ask((setup, list(py, records)?, dropped))
 }
 
 /// A list of `s2pt.events.Event`.
@@ -39,7 +40,7 @@ pub fn list(py: Python<'_>, records: Vec<Record>) -> PyResult<Bound<'_, PyAny>> 
     let list = PyList::empty(py);
     for record in records {
         let (kind, fields) = describe(py, &record.event)?;
-        list.append(class.call1((record.sequence, record.thread, kind, fields))?)?;
+        list.append(class.ask((record.sequence, record.thread, kind, fields))?)?;
     }
     Ok(list.into_any())
 }

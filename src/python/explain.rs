@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
 
+use super::exit::Ask;
 use super::types;
 use crate::arch::{AccessKind, Fault, FaultKind};
 use crate::image::{Explanation, Next, Step};
@@ -47,7 +48,7 @@ pub fn explanation<'py>(py: Python<'py>, walk: &Explanation) -> PyResult<Bound<'
         Ok(_) => None,
         Err(fault) => {
             let class = FAULT.import(py, "s2pt.explain", "WalkFault")?;
-            Some(class.call1((kind(fault.kind), fault.level.get()))?)
+            Some(class.ask((kind(fault.kind), fault.level.get()))?)
         }
     };
     let hit = walk
@@ -63,7 +64,7 @@ pub fn explanation<'py>(py: Python<'py>, walk: &Explanation) -> PyResult<Bound<'
         hit,
         fault,
     );
-    CLASS.import(py, "s2pt.explain", "Explanation")?.call1(arguments)
+    CLASS.import(py, "s2pt.explain", "Explanation")?.ask(arguments)
 }
 
 /// The `s2pt.explain.Step` of one entry.
@@ -87,7 +88,7 @@ fn step<'py>(py: Python<'py>, step: &Step) -> PyResult<Bound<'py, PyAny>> {
         mapping,
         step.fault.map(kind),
     );
-    CLASS.import(py, "s2pt.explain", "Step")?.call1(arguments)
+    CLASS.import(py, "s2pt.explain", "Step")?.ask(arguments)
 }
 
 /// What `s2pt.view` makes of a table.

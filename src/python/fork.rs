@@ -8,7 +8,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
-use super::error;
+use super::{error, exit};
 use crate::sync::{AtomicU32, AtomicUsize, Ordering};
 
 /// How many forks lie between the first process and this one.
@@ -19,6 +19,7 @@ pub fn watch(py: Python<'_>) -> PyResult<()> {
     let count = PyCFunction::new_closure(py, None, None, |_, _| {
         // Relaxed, here and below: at this moment the process has one thread, and a number is all there is.
         FORKS.fetch_add(1, Ordering::Relaxed);
+        exit::forked();
     })?;
     let options = PyDict::new(py);
     options.set_item("after_in_child", count)?;

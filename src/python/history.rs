@@ -4,8 +4,8 @@ use numpy::{PyArray1, PyArrayMethods};
 use pyo3::prelude::*;
 
 use super::convert::{IpaArg, Number};
-use super::error;
 use super::stage2::PyStage2;
+use super::{error, exit};
 use crate::arch::Level;
 use crate::history::{Plan, Record, record};
 
@@ -49,9 +49,7 @@ impl PyStage2 {
             seed: seed.0,
             blocks,
         };
-        let history = py
-            .detach(|| record(&table, plan))
-            .map_err(|refused| error::table(py, refused))?;
+        let history = exit::detach(py, || record(&table, plan)).map_err(|refused| error::table(py, refused))?;
         let words = history.iter().flat_map(Record::row).collect();
         let rows = PyArray1::from_vec(py, words).reshape([history.len(), Record::FIELDS])?;
         Ok(rows.into_any())

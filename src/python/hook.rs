@@ -1,39 +1,17 @@
 //! A Python function as the sink of a table.
 
-use core::cell::Cell;
-use std::thread_local;
-
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use super::events;
+use super::exit::{self, Ask};
 use crate::table::Event;
-
-thread_local! {
-    /// How many functions this thread is in, one called by what another does.
-    static CALLED: Cell<usize> = const { Cell::new(0) };
-}
 
 /// Whether the calling thread is in a function that is told of something. The entry may be its own to release, and its walk
 /// is pinned: whatever it does now must wait for nobody, or it waits for itself.
 #[inline]
 pub fn inside() -> bool {
-    CALLED.try_with(|called| called.get() > 0).unwrap_or(false)
-}
-
-/// The calling thread is in a function until this goes.
-struct Called;
-
-impl Called {
-    fn new() -> Self {
-        let _ = CALLED.try_with(|called| called.set(called.get() + 1));
-        Self
-    }
-}
-
-impl Drop for Called {
-    fn drop(&mut self) {
-        let _ = CALLED.try_with(|called| called.set(called.get() - 1));
-    }
+    exit::depth() > 0
 }
 
 /// Called with what is done (TLBIs of stage 2, cache operations, frames, stores that replace something), in order, on the thread that causes it and at the moment when it happens.
@@ -59,18 +37,26 @@ impl Hook {
         if !told {
             return;
         }
-        // Nobody listens any more once the interpreter is on its way out: threads of Rust may still be at work then.
-        let _ = Python::try_attach(|py| {
-            // A table may go, and its frames with it, while an exception is on its way: it is none of the function's.
-            let on_its_way = PyErr::take(py);
-            let _called = Called::new();
-            let called = events::describe(py, event).and_then(|told| self.0.call1(py, told));
+        // Nobody listens any more once the interpreter is on its way out: threads may still be at work then.
+        let Some(_called) = exit::enter() else {
+            return;
+        };
+        exit::stopping(|| Python::try_attach(|py| self.tell(py, event)));
+    }
+
+    fn tell(&self, py: Python<'_>, event: &Event) {
+        // A table may go, and its frames with it, while an exception is on its way: it is none of the function's.
+        let on_its_way = PyErr::take(py);
+        // In a stop of its own: the attachment must not be given back by a thread that is ended.
+        exit::stopping(|| {
+            let told = events::describe(py, event).and_then(|told| told.into_pyobject(py));
+            let called = told.and_then(|told: Bound<'_, PyTuple>| self.0.bind(py).ask(&told));
             if let Err(raised) = called {
                 raised.write_unraisable(py, Some(self.0.bind(py)));
             }
-            if let Some(error) = on_its_way {
-                error.restore(py);
-            }
         });
+        if let Some(error) = on_its_way {
+            error.restore(py);
+        }
     }
 }

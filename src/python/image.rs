@@ -14,8 +14,9 @@ use pyo3::types::{PyDict, PyList};
 
 use super::arrays::no_memory;
 use super::convert::{AccessArg, BlocksArg, DialectArg, IpaArg, Number, OnErrors, PaArg, short};
+use super::exit::Ask;
 use super::open::Table;
-use super::{error, explain, leaves, types};
+use super::{error, exit, explain, leaves, types};
 use crate::arch::{BlockRule, Dialect, El, EntryKind, Mapping, Pa, Vtcr, Vttbr};
 use crate::image::{Dump, Image, ImageError, ImageOptions, ReadMemory};
 use crate::sync::{Mutex, PoisonError};
@@ -56,7 +57,7 @@ struct Reader<'py> {
 
 impl Reader<'_> {
     fn ask(&self, pa: Pa, words: usize) -> PyResult<Option<Vec<u64>>> {
-        let answer = self.read.call1((pa.get(), 8 * words))?;
+        let answer = self.read.ask((pa.get(), 8 * words))?;
         if answer.is_none() {
             return Ok(None);
         }
@@ -153,7 +154,7 @@ impl PyImage {
 
     /// The image of a dump.
     pub fn of_dump(py: Python<'_>, bytes: Vec<u8>, options: ImageOptions) -> PyResult<Self> {
-        let opened = py.detach(|| {
+        let opened = exit::detach(py, || {
             let dump = Dump::parse(bytes)?;
             let (vtcr, vttbr) = (dump.vtcr(), dump.vttbr());
             Image::new(Memory::Dump(dump), vtcr, vttbr, options)
@@ -163,7 +164,7 @@ impl PyImage {
 
     /// All leaves, or the first error unless errors are to be skipped.
     fn collect(&self, py: Python<'_>, errors: OnErrors) -> PyResult<Vec<Mapping>> {
-        let collected = py.detach(|| {
+        let collected = exit::detach(py, || {
             let leaves = self.0.leaves();
             match errors {
                 OnErrors::Raise => leaves.collect::<Result<Vec<_>, _>>(),
@@ -219,7 +220,7 @@ impl PyImage {
         } else {
             Memory::Flat(base.0, bytes("memory", &memory)?)
         };
-        let image = py.detach(|| Image::new(memory, vtcr, vttbr, options));
+        let image = exit::detach(py, || Image::new(memory, vtcr, vttbr, options));
         image.map(Self).map_err(|refused| error::dump(py, &refused))
     }
 
@@ -250,8 +251,7 @@ impl PyImage {
     /// ImageError
     ///     A table is not there, or is reached twice.
     fn to_bytes(&self, py: Python<'_>) -> PyResult<Vec<u8>> {
-        py.detach(|| self.0.to_dump())
-            .map_err(|refused| error::dump(py, &refused))
+        exit::detach(py, || self.0.to_dump()).map_err(|refused| error::dump(py, &refused))
     }
 
     /// VTCR_EL2, an int.
@@ -309,9 +309,7 @@ impl PyImage {
     /// How many tables there are at each level, a dict; the root counts once, however many pages it has.
     #[getter]
     fn tables<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = py
-            .detach(|| self.0.stats())
-            .map_err(|refused| error::dump(py, &refused))?;
+        let stats = exit::detach(py, || self.0.stats()).map_err(|refused| error::dump(py, &refused))?;
         let tables = PyDict::new(py);
         let mut level = Some(self.0.geometry().start_level());
         while let Some(here) = level {
@@ -353,7 +351,7 @@ impl PyImage {
     fn leaves_array<'py>(&self, py: Python<'py>, errors: OnErrors) -> PyResult<Bound<'py, PyAny>> {
         let leaves = self.collect(py, errors)?;
         let mut rows = leaves::Rows::new();
-        py.detach(|| leaves.iter().for_each(|leaf| rows.push(leaf)));
+        exit::detach(py, || leaves.iter().for_each(|leaf| rows.push(leaf)));
         rows.into_array(py)
     }
 
@@ -364,7 +362,7 @@ impl PyImage {
     /// list of tuple
     ///     IPA, level, the 64 bits, and what they say: ``"locked"``, ``"annotated 0x1"``, ``"reserved"``.
     fn invalid(&self, py: Python<'_>) -> PyResult<Vec<(u64, i8, u64, String)>> {
-        let found: Result<Vec<_>, ImageError> = py.detach(|| self.0.invalid().collect());
+        let found: Result<Vec<_>, ImageError> = exit::detach(py, || self.0.invalid().collect());
         let found = found.map_err(|refused| error::dump(py, &refused))?;
         let rows = found.into_iter().map(|entry| {
             let text = match entry.kind {

@@ -14,9 +14,9 @@ use pyo3::PyClass;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::error;
 use super::fork::Presence;
 use super::signals::BETWEEN_SIGNALS;
+use super::{error, exit};
 use crate::bench::BenchError;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, thread};
 use crate::vm::replay::ReplayError;
@@ -149,7 +149,7 @@ impl Job {
         loop {
             self.check(py)?;
             let left = deadline.saturating_duration_since(Instant::now());
-            match py.detach(|| self.has_ended_within(left.min(BETWEEN_SIGNALS))) {
+            match exit::detach(py, || self.has_ended_within(left.min(BETWEEN_SIGNALS))) {
                 None => return Err(error::base(py, String::from("the job was not started"))),
                 Some(false) if left > BETWEEN_SIGNALS => py.check_signals()?,
                 Some(ended) => return Ok(ended),

@@ -5,10 +5,11 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
 use super::convert::{AccessArg, IpaArg, Number, PaArg, SizeArg};
+use super::exit::Ask;
 use super::open::{Open, OpenVm};
 use super::stage2::PyStage2;
 use super::vm::PyVm;
-use super::{error, events, report};
+use super::{error, events, exit, report};
 use crate::arch::{AccessKind, Fault, Ipa, Pa};
 use crate::machine::{Access, Cpu, Entry, Machine, MachineOptions, Port, What};
 use crate::sync::Arc;
@@ -34,7 +35,7 @@ impl Walked {
                 vm.enter()
             }
         };
-        Ok(py.detach(work))
+        Ok(exit::detach(py, work))
     }
 }
 
@@ -174,7 +175,7 @@ impl PyMachine {
         for found in self.machine.violations() {
             let ipa = found.ipa.map(Ipa::get);
             let arguments = (found.sequence, found.kind.name(), found.cpu, ipa, found.what);
-            list.append(class.call1(arguments)?)?;
+            list.append(class.ask(arguments)?)?;
         }
         Ok(list)
     }
@@ -222,7 +223,7 @@ impl PyMachine {
         let list = PyList::empty(py);
         for entry in self.machine.log() {
             let (kind, fields) = happening(py, &entry)?;
-            list.append(class.call1((entry.sequence, entry.cpu, kind, fields))?)?;
+            list.append(class.ask((entry.sequence, entry.cpu, kind, fields))?)?;
         }
         Ok(list)
     }
@@ -451,7 +452,7 @@ impl PyCpu {
     /// >>> cpu.write(0x1000, 1)
     fn run<'py>(&self, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let _bound = self.cpu.bind();
-        function.call0()
+        function.ask(())
     }
 
     /// Its number in the machine, from 0, an int.

@@ -14,6 +14,7 @@ mod diff;
 mod dirty_log;
 mod error;
 mod events;
+mod exit;
 mod explain;
 mod fork;
 mod history;
@@ -111,6 +112,7 @@ mod _core {
         py.import("numpy")?;
         super::error::initialise(py)?;
         super::fork::watch(py)?;
+        super::exit::watch(py)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("LEAF_DTYPE", super::leaves::dtype(py)?)
     }

@@ -11,6 +11,7 @@ use std::thread_local;
 
 use pyo3::prelude::*;
 
+use super::exit;
 use super::fork::{Inside, Presence};
 use super::sink::Sink;
 use crate::arch::Pa;
@@ -91,7 +92,7 @@ impl Open {
     /// Runs `work` as [`work`](Self::work) does, away from the interpreter.
     pub fn detached<R: Send>(&self, py: Python<'_>, work: impl FnOnce(&Handle<'_, Arena, Sink>) -> R + Send) -> R {
         let _inside = self.enter();
-        py.detach(|| self.work(work))
+        exit::detach(py, || self.work(work))
     }
 
     /// Runs `work` on a handle of the calling thread.

@@ -6,8 +6,9 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList, PyString, PyType};
 
 use super::convert::{choice, short};
+use super::exit::Ask;
 use super::image::PyImage;
-use super::{error, types};
+use super::{error, exit, types};
 use crate::arch::Prot;
 use crate::image::{Ptdump, PtdumpRun, PtdumpStyle};
 
@@ -49,8 +50,7 @@ impl PyImage {
     ///     A table is not there, or is reached twice.
     #[pyo3(signature = (style = StyleArg::EXACT), text_signature = "($self, style='exact')")]
     pub fn dump(&self, py: Python<'_>, style: StyleArg) -> PyResult<String> {
-        py.detach(|| self.image().ptdump(style.0))
-            .map_err(|refused| error::dump(py, &refused))
+        exit::detach(py, || self.image().ptdump(style.0)).map_err(|refused| error::dump(py, &refused))
     }
 
     /// The runs that `dump` would print in this style; the last one, which the kernel leaves out, is there.
@@ -60,9 +60,8 @@ impl PyImage {
     /// list of s2pt.image.PtdumpRun
     #[pyo3(signature = (style = StyleArg::EXACT), text_signature = "($self, style='exact')")]
     fn dump_runs<'py>(&self, py: Python<'py>, style: StyleArg) -> PyResult<Bound<'py, PyList>> {
-        let found = py
-            .detach(|| self.image().ptdump_runs(style.0))
-            .map_err(|refused| error::dump(py, &refused))?;
+        let found =
+            exit::detach(py, || self.image().ptdump_runs(style.0)).map_err(|refused| error::dump(py, &refused))?;
         runs(py, &found)
     }
 }
@@ -112,10 +111,10 @@ impl PyPtdump {
         let read = if let Ok(text) = text.cast::<PyString>() {
             // Text that is no UTF-8 (lone surrogates) is no dump either, and says so in Rust.
             let bytes = text.to_string_lossy();
-            py.detach(|| Ptdump::parse(bytes.as_bytes()))
+            exit::detach(py, || Ptdump::parse(bytes.as_bytes()))
         } else if let Ok(bytes) = text.cast::<PyBytes>() {
             let bytes = bytes.as_bytes();
-            py.detach(|| Ptdump::parse(bytes))
+            exit::detach(py, || Ptdump::parse(bytes))
         } else {
             let message = format!("text must be str or bytes, not {}", short(text));
             return Err(PyTypeError::new_err(message));
@@ -152,7 +151,7 @@ fn runs<'py>(py: Python<'py>, runs: &[PtdumpRun]) -> PyResult<Bound<'py, PyList>
         };
         let (prot, af) = run.columns.map_or((Prot::NONE, false), |shown| (shown.prot, shown.af));
         let prot = types::prot(py, prot)?;
-        list.append(class.call1((run.ipa.get(), run.size(), run.level.get(), kind, prot, af))?)?;
+        list.append(class.ask((run.ipa.get(), run.size(), run.level.get(), kind, prot, af))?)?;
     }
     Ok(list)
 }

@@ -13,7 +13,7 @@ use super::image::PyImage;
 use super::ptdump::StyleArg;
 use super::sink::{Sink, Watch};
 use super::stage2::PyStage2;
-use super::{error, events, explain, image, leaves, types};
+use super::{error, events, exit, explain, image, leaves, types};
 use crate::arch::{El, Ipa};
 use crate::memory::Arena;
 use crate::sync::{Mutex, TryLockError};
@@ -385,7 +385,7 @@ impl PyStage2 {
     fn events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let table = self.table(py)?;
         match table.tlb().watch() {
-            Watch::Recording(recording) => events::list(py, py.detach(|| recording.take())),
+            Watch::Recording(recording) => events::list(py, exit::detach(py, || recording.take())),
             _ => Err(error::base(
                 py,
                 String::from("nothing was recorded: the table needs sink=\"recording\""),

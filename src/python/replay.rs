@@ -13,7 +13,7 @@ use super::convert::{
 };
 use super::job::{Found, Job};
 use super::sink::{Sink, Watch};
-use super::{error, report};
+use super::{error, exit, report};
 use crate::arch::GeometryOptions;
 use crate::table::Mapping;
 use crate::vm::replay::{COLUMNS, Event, Replay, ReplayReport};
@@ -137,7 +137,7 @@ fn rows(py: Python<'_>, events: &Bound<'_, PyAny>) -> PyResult<Vec<Event>> {
         return Err(PyValueError::new_err(message));
     }
     let (rows, _) = words.as_chunks::<COLUMNS>();
-    py.detach(|| {
+    exit::detach(py, || {
         let events = rows.iter().enumerate();
         events
             .map(|(row, words)| Event::from_row(words).map_err(|reason| (row, reason)))

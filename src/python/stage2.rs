@@ -14,7 +14,7 @@ use super::convert::{
 use super::hook::{self, Hook};
 use super::open::{Open, Table};
 use super::sink::{Sink, Watch};
-use super::{error, types};
+use super::{error, exit, types};
 use crate::arch::{BlockRule, Geometry, GeometryOptions, Granule, Pa, Pte};
 use crate::memory::{Arena, ArenaOptions, TableMemory};
 use crate::sync::{Arc, RwLock};
@@ -70,7 +70,8 @@ const FIRST_FRAME: u64 = 1 << 32;
 ///     A function is called as ``sink(kind, fields)`` (as in `s2pt.events.Event`) for each TLBI of stage 2, cache
 ///     operation, table frame and store that replaces something, at the moment when it happens; in a TLBI the
 ///     entry is held. Whatever the function calls waits for nobody, as through `without_waiting`; it may not `drain`. What it
-///     raises is reported as what a destructor raises: the operation goes on.
+///     raises is reported as what a destructor raises: the operation goes on. At exit it is told no more, other threads being
+///     waited for until they come out of it, two seconds at most.
 /// stall_tlbi_ns : int
 ///     How long each stage-2 TLBI makes its caller wait, in nanoseconds: what it costs on a large machine.
 /// stall_how : str
@@ -392,7 +393,7 @@ impl PyStage2 {
             .write()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
             .take();
-        py.detach(move || drop(table));
+        exit::detach(py, move || drop(table));
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {

@@ -5,6 +5,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::convert::{ACCESSES, MEM_TYPES};
+use super::exit::Ask;
 use super::results::{Changed, Entry, Mapped, Mapping, Translation, object};
 use crate::arch::{AccessKind, BlockRule, EntryKind, Geometry, Ipa, Level, MemType, Prot, Pte};
 use crate::table;
@@ -31,22 +32,19 @@ impl Types {
         let class = |name: &str| -> PyResult<Py<PyType>> { Ok(module.getattr(name)?.cast_into::<PyType>()?.unbind()) };
         let members = |name: &str, values: &[&str]| -> PyResult<Vec<Py<PyAny>>> {
             let class = module.getattr(name)?;
-            values
-                .iter()
-                .map(|value| Ok(class.call1((*value,))?.unbind()))
-                .collect()
+            values.iter().map(|value| Ok(class.ask((*value,))?.unbind())).collect()
         };
         let prot = module.getattr("Prot")?;
         let texts = |table: &[(&'static str, MemType)]| table.iter().map(|(text, _)| *text).collect::<Vec<_>>();
         Ok(Self {
             prots: (0..16)
-                .map(|bits| Ok(prot.call1((bits,))?.unbind()))
+                .map(|bits| Ok(prot.ask((bits,))?.unbind()))
                 .collect::<PyResult<_>>()?,
             mem_types: members("MemType", &texts(MEM_TYPES))?,
             accesses: members("Access", &ACCESSES.iter().map(|(text, _)| *text).collect::<Vec<_>>())?,
             blocks: [
-                module.getattr("Blocks")?.call1(("arch",))?.unbind(),
-                module.getattr("Blocks")?.call1(("kvm",))?.unbind(),
+                module.getattr("Blocks")?.ask(("arch",))?.unbind(),
+                module.getattr("Blocks")?.ask(("kvm",))?.unbind(),
             ],
             kinds: KINDS
                 .iter()
@@ -230,7 +228,7 @@ pub fn geometry<'py>(py: Python<'py>, shape: &Geometry) -> PyResult<Bound<'py, P
         shape.lpa2(),
         blocks.bind(py),
     );
-    types.geometry.bind(py).call1(arguments)
+    types.geometry.bind(py).ask(arguments)
 }
 
 /// The `s2pt.types.Stats` of a table's census.
@@ -250,13 +248,13 @@ pub fn stats<'py>(py: Python<'py>, shape: &Geometry, census: &table::Stats) -> P
         census.frozen,
         census.annotated,
     );
-    Types::get(py)?.stats.bind(py).call1(arguments)
+    Types::get(py)?.stats.bind(py).ask(arguments)
 }
 
 /// The `s2pt.types.ReclaimStats` of a table.
 pub fn reclaim<'py>(py: Python<'py>, stats: &table::ReclaimStats) -> PyResult<Bound<'py, PyAny>> {
     let arguments = (stats.retired, stats.freed, stats.pending, stats.peak, stats.overruns);
-    Types::get(py)?.reclaim.bind(py).call1(arguments)
+    Types::get(py)?.reclaim.bind(py).ask(arguments)
 }
 
 /// Place of a level in arrays by level -1..=3.

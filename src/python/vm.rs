@@ -16,7 +16,7 @@ use super::open::OpenVm;
 use super::signals::in_parts;
 use super::sink::{Sink, Watch};
 use super::stage2::LONG;
-use super::{arrays, error, events, leaves, types};
+use super::{arrays, error, events, exit, leaves, types};
 use crate::arch::{BlockRule, Fault, FaultKind, GeometryOptions, Granule, Ipa, Pa};
 use crate::memory::{Arena, TableMemory};
 use crate::sync::Arc;
@@ -612,6 +612,6 @@ impl PyVm {
     fn away<R: Send>(&self, py: Python<'_>, work: impl FnOnce() -> R + Send) -> PyResult<R> {
         self.vm.check(py)?;
         let _inside = self.vm.enter();
-        Ok(py.detach(work))
+        Ok(exit::detach(py, work))
     }
 }
