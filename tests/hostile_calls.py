@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import hostile_lab
 import numpy as np
 from hostile_surface import Target, surface
 from hostile_values import MIB, OWN, PAGE, Arg, disguise, hostile, same
@@ -127,6 +128,7 @@ PARAMETERS: dict[str, Pick] = {
     "overruns": _small,
     "runs": one_of([]), "page": one_of(PAGE), "hva": _address, "t_us": _small, "time_us": _small,
 }  # fmt: skip
+PARAMETERS = hostile_lab.PARAMETERS | PARAMETERS
 
 # Where a name means something else.
 BY_TARGET: dict[str, Pick] = {
@@ -139,6 +141,7 @@ BY_TARGET: dict[str, Pick] = {
     "s2pt._core.read_syndromes(esr)": _words, "s2pt._core.read_syndromes(far)": _words,
     "s2pt._core.read_syndromes(hpfar)": _words, "s2pt.image.Image(memory)": _bytes,
 }  # fmt: skip
+BY_TARGET |= hostile_lab.BY_TARGET
 
 
 # ------------------------------------------------------------------------------------------------- receivers
@@ -275,6 +278,7 @@ RECEIVERS: dict[str, tuple[Callable[[], Any], ...]] = {
     "s2pt.trace.events.EventFlag": (lambda: s2pt.trace.EventFlag(1),),
     "s2pt.trace.host.Pagemap": (lambda: s2pt.trace.Pagemap([(0, PAGE, PAGE)], PAGE),),
 }  # fmt: skip
+RECEIVERS |= hostile_lab.RECEIVERS
 
 
 def _class_of(target: Target) -> str:
@@ -437,6 +441,10 @@ NATIVE = (
 )
 
 
+# What takes seconds by default.
+ALWAYS = {"s2pt.lab.predict.predict": ("policies", "passes", "draws")}
+
+
 def arguments(rng: random.Random, target: Target, table: Any) -> tuple[list[Arg], dict[str, Arg]]:
     """Mostly right arguments of which a few are not; now and then too many, too few, or unknown ones."""
     positional: list[Arg] = []
@@ -444,7 +452,8 @@ def arguments(rng: random.Random, target: Target, table: Any) -> tuple[list[Arg]
     malice = rng.choice((0.0, 0.15, 0.3, 0.3, 0.6, 1.0))
     wanted = list(target.parameters)
     if len(wanted) > 4:  # options: a few at a time
-        wanted = [p for number, p in enumerate(wanted) if number < 3 or rng.randrange(4) == 0]
+        always = ALWAYS.get(target.name, ())
+        wanted = [p for number, p in enumerate(wanted) if number < 3 or p in always or rng.randrange(4) == 0]
     by_position = True
     for number, name in enumerate(wanted):
         pick = BY_TARGET.get(f"{target.name}({name})", PARAMETERS[name])
@@ -512,7 +521,11 @@ class Sequence:
         self.said.append(f"{target.name}({', '.join([*map(shown, positional), *named])})")
         acts = any(value.acts for value in values)
         before = state(self.one) if not acts else None
-        also = (OSError,) if "path" in target.parameters or target.name == "s2pt.image.diff" else ()
+        also: tuple[type[Exception], ...] = ()
+        if "path" in target.parameters or target.name == "s2pt.image.diff":
+            also = (OSError,)
+        elif target.attribute == "__getitem__" and not isinstance(self.one, s2pt.Stage2):
+            also = (KeyError,)
         plain = [a.plain for a in positional], {k: a.plain for k, a in keywords.items()}
         outcome, answer = call(
             self.bind(target, self.one), [a.value for a in positional], {k: a.value for k, a in keywords.items()}, also

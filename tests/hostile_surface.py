@@ -14,14 +14,15 @@ from typing import Any, get_origin
 
 import s2pt
 
-# Modules whose names no user writes, or that are programs: the command has its own hostile options, the oracles and the
-# recorded runs are test programs that start QEMU and read files, the search for an order and the checker of
-# recordings read what was recorded (the latter's own tests give it broken files), and the lab calculates, with packages
-# of its own.
-NOT_CALLED = (
-    "s2pt.cli", "s2pt.__main__", "s2pt.lab", "s2pt.testing.kvm", "s2pt.testing.mmu", "s2pt.testing.linearizability",
-    "s2pt.recording",
-)  # fmt: skip
+# Programs, and what is written for our own tests, which run it.
+NOT_CALLED = {
+    "s2pt.cli": "the command; it has its own hostile options in tests/test_hostile_process.py",
+    "s2pt.__main__": "runs the command",
+    "s2pt.lab.__main__": "runs the fit of the costs",
+    "s2pt.testing.kvm": "a program that reads the project's recorded runs",
+    "s2pt.testing.mmu": "a program that starts QEMU and unicorn",
+    "s2pt.testing.linearizability": "records threads for minutes and searches; tests/test_linearizability.py",
+}
 
 # Callables that are no subject, each with the reason.
 EXEMPT = {
@@ -35,6 +36,9 @@ EXEMPT = {
     "s2pt.testing.machine.outcome": "calls what it is given and says what came of it",
     "s2pt.migrate.Migrate.run": "starts threads; what it is made of is MigrateJob",
     "s2pt.vm.Vm.run": "in tests/test_hostile_process.py: it starts threads",
+    "s2pt.lab.calibrate.here": "measures for seconds, by DirtyLogJob and BenchJob",
+    "s2pt.lab.costs.Demand": "what `demand` makes",
+    "s2pt.lab.costs.demand": "calculates with what `predict` has looked at",
     "s2pt._numbers.check_address": "used by parse_size and the model",
     "s2pt._numbers.format_size": "formats a number of the library's own",
     "s2pt.trace.host.Pagemap": "what the reader of a trace makes; takes what it is given",
@@ -44,8 +48,12 @@ EXEMPT = {
 }
 # Classes of which the constructor alone is exempt.
 PARTLY = ("s2pt.trace.host.Pagemap",)
-# Strategies are Hypothesis's, and the parts of the trace reader are reached through `s2pt.trace.read`.
-EXEMPT_MODULES = ("s2pt.testing.strategies", "s2pt.trace.")
+# Strategies are Hypothesis's; the parts of the trace reader are reached through `s2pt.trace.read`, those of the checker
+# of recordings through `Recording` and `load`, those of the contention model through `predict`.
+EXEMPT_MODULES = (
+    "s2pt.testing.strategies", "s2pt.trace.", "s2pt.recording.", "s2pt.lab.contention", "s2pt.lab.passes",
+    "s2pt.lab.fit", "s2pt.lab.letter",
+)  # fmt: skip
 
 # What the data model or the standard library puts into every class: called for every object by `UNIVERSAL`.
 COMMON = frozenset(
@@ -97,7 +105,9 @@ class Target:
 
 def public_modules() -> list[Any]:
     found = [m.name for m in pkgutil.walk_packages(s2pt.__path__, "s2pt.")]
-    names = [name for name in found if not name.startswith(NOT_CALLED) and not name.split(".")[1].startswith("_")]
+    names = [
+        name for name in found if not name.startswith(tuple(NOT_CALLED)) and not name.split(".")[1].startswith("_")
+    ]
     return [s2pt, importlib.import_module("s2pt._core"), *map(importlib.import_module, names)]
 
 

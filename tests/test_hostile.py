@@ -39,6 +39,12 @@ def nothing_hangs():
     faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path, monkeypatch):
+    """Write files of hostile names into a folder that goes."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_everything_public_is_fuzzed():
     assert [f"not fuzzed: {name}" for name in hostile_calls.unknown()] == []
 

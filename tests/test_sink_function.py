@@ -90,7 +90,7 @@ def test_the_interpreter_ends_while_a_sink_is_called(how: str) -> None:
 
 @pytest.mark.slow
 def test_many_interpreters_end_at_once():
-    """With more processes than cores a thread is ended at any point of its call: of seven in eight this was an abort."""
+    """With more processes than cores a thread is ended at any point of its call; most of these aborted."""
     command = [sys.executable, "-c", LEAVING, "kept", "threads"]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(8)]
     ends = [(one.communicate(timeout=120), one.returncode) for one in running]

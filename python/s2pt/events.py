@@ -8,9 +8,11 @@ from dataclasses import dataclass
 __all__ = ["Event"]
 
 
-def describe(kind: str, fields: Mapping[str, int | str | bool | None]) -> str:
+def describe(kind: str, fields: object) -> str:
     """Say in one line what happened: addresses and values in hex, levels and counts not."""
-    parts = [kind]
+    if not isinstance(fields, Mapping):  # a handmade step may have anything
+        return f"{kind} {fields!r}"
+    parts = [f"{kind}"]
     for name, value in fields.items():
         number = isinstance(value, int) and not isinstance(value, bool) and name not in ("level", "pages")
         parts.append(f"{name}={value:#x}" if number else f"{name}={value}")

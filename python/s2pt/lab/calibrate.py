@@ -21,13 +21,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from statistics import median, pstdev
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 
 from s2pt import _running
+from s2pt._checks import check_each, check_integer, check_kind, check_real, check_type
 from s2pt.errors import OptionError
-from s2pt.lab.costs import BLOCK, Costs, Machine, Splits, Workload
+from s2pt.lab.costs import BLOCK, MOST_CORES, Costs, Machine, Splits, Workload
 from s2pt.types import Backing, Policy
 
 __all__ = ["INSIDE_ROW", "Calibration", "cover_letter", "from_runs", "here"]
@@ -37,6 +38,10 @@ INSIDE_ROW = "relax_page"
 
 INSIDE_SHARE = 0.5
 """Assumed part of a fault inside of the lock, where no such row was measured."""
+
+MOST_DRAWS = 10_000
+MOST_SEED = (1 << 64) - 1
+COST_NAMES = frozenset(name for name in Costs.__dataclass_fields__ if name != "host_line")
 
 UNMEASURED = 0.1
 """Standard deviation, relative, of a cost that one run only has measured."""
@@ -74,6 +79,23 @@ class Calibration:
     covariance: tuple[tuple[float, ...], ...]
     model_error: float
 
+    def __post_init__(self) -> None:
+        check_type(self.source, str, "source")
+        check_type(self.costs, Costs, "costs")
+        check_type(self.machine, Machine, "machine")
+        check_real(self.model_error, "model_error", 0, 100)
+        if self.splits not in get_args(Splits):
+            raise OptionError(f"splits must be one of {', '.join(get_args(Splits))}, not {self.splits!r:.40}")
+        for name in check_each(self.names, str, "names"):
+            if name not in COST_NAMES or not 0 < getattr(self.costs, name) < math.inf:
+                raise OptionError(f"{name!r:.40} is no cost that can be unsure: none, or nothing or without end")
+        rows = [
+            [check_real(value, "covariance", -100, 100) for value in check_kind(row, Sequence, "each of covariance")]
+            for row in check_kind(self.covariance, Sequence, "covariance")
+        ]
+        if [len(row) for row in rows] != [len(self.names)] * len(self.names):
+            raise OptionError("covariance must have a row and a column for each of names")
+
     def as_dict(self) -> dict[str, Any]:
         """Give source, machine and costs for JSON."""
         # JSON has no infinity.
@@ -82,6 +104,8 @@ class Calibration:
 
     def draws(self, count: int, seed: int) -> list[Costs]:
         """Draw costs that might as well be the right ones; the same seed gives the same."""
+        check_integer(count, "count", 0, MOST_DRAWS)
+        check_integer(seed, "seed", 0, MOST_SEED)
         if not self.names:
             return [self.costs] * count
         means = [math.log(getattr(self.costs, name)) for name in self.names]
@@ -133,16 +157,23 @@ def from_runs(documents: Sequence[Mapping[str, Any]], *, cores: int | None = Non
     OptionError
         The documents are of another kind, or lack a run of one vCPU, or not all its accesses write.
     """
-    kinds = _by_command(documents)
-    runs = [run for run in _get(kinds["dirty-log"], "runs", list) if run.get("vcpus") == 1]
+    if cores is not None:
+        check_integer(cores, "cores", 1, MOST_CORES)
+    check_type(source, str, "source")
+    kinds = _by_command(check_kind(documents, Sequence, "documents"))
+    runs = [run for run in _each(kinds["dirty-log"], "runs") if run.get("vcpus") == 1]
     if not runs:
         raise OptionError("a calibration needs a run of one vCPU: s2pt dirty-log -v 1 --json")
     options = _get(kinds["dirty-log"], "options", dict)
     if options.get("write_percent") != 100:
         raise OptionError("a calibration needs a run in which all accesses write")
-    leaf = Workload(memory=1 << 30, backing=Backing(_get(options, "backing", str))).leaf
+    backing = _get(options, "backing", str)
+    if backing not in [one.value for one in Backing]:
+        raise OptionError(f"not what s2pt prints with --json: 'backing' is {backing!r:.40}")
+    leaf = Workload(memory=1 << 30, backing=Backing(backing)).leaf
     inside = _inside(kinds.get("bench"))
-    each = [_costs_of(run, leaf, int(options.get("stall_tlbi_ns") or 0), inside) for run in runs]
+    stalled = _number(options, "stall_tlbi_ns") if options.get("stall_tlbi_ns") is not None else 0
+    each = [_costs_of(run, leaf, stalled, inside) for run in runs]
     middle = {name: median(getattr(one, name) for one in each) for name in _MEASURED}
     costs = replace(each[0], **middle)
     names = tuple(name for name in _MEASURED if middle[name] > 0)
@@ -216,27 +247,47 @@ def _get(document: Mapping[str, Any], key: str, kind: type[T]) -> T:
     return value
 
 
+def _each(document: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    found = _get(document, key, list)
+    if not all(isinstance(one, Mapping) for one in found):
+        raise OptionError(f"not what s2pt prints with --json: {key!r} holds something else than objects")
+    return found
+
+
+def _number(document: Mapping[str, Any], key: str) -> float:
+    value = document.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e30:
+        raise OptionError(f"not what s2pt prints with --json: {key!r} is {value!r:.40}")
+    return value
+
+
+def _faults(phase: Mapping[str, Any]) -> float:
+    faults = _get(phase, "faults", dict)
+    return sum(_number(faults, kind) for kind in faults)
+
+
 def _inside(bench: Mapping[str, Any] | None) -> float | None:
     if bench is None:
         return None
-    for row in _get(bench, "rows", list):
+    for row in _each(bench, "rows"):
         if row.get("id") == INSIDE_ROW:
-            return float(row["median_ns"])
+            return float(_number(row, "median_ns"))
     raise OptionError(f"the rows of s2pt bench do not include {INSIDE_ROW}")
 
 
-def _costs_of(run: Mapping[str, Any], leaf: int, stalled_ns: int, inside: float | None) -> Costs:
+def _costs_of(run: Mapping[str, Any], leaf: int, stalled_ns: float, inside: float | None) -> Costs:
     """Take the time of one vCPU's passes apart."""
-    phases = {phase["phase"]: phase for phase in _get(run, "phases", list)}
+    phases = {_get(phase, "phase", str): phase for phase in _each(run, "phases")}
     passes = [phase for name, phase in phases.items() if name.startswith("dirty ")]
-    logged = [phase for phase in passes if sum(phase["faults"].values())]
-    if "populate" not in phases or not logged:
+    logged = [phase for phase in passes if _faults(phase)]
+    accesses = _number(run, "accesses")
+    if "populate" not in phases or not logged or not accesses or not _faults(phases["populate"]):
         raise OptionError("the run has no pass with faults on protected memory: use two iterations or more")
     populate, dirty = phases["populate"], logged[0]
-    fault_ns = dirty["elapsed_ns"] / sum(dirty["faults"].values())
+    fault_ns = _number(dirty, "elapsed_ns") / _faults(dirty)
     # Without faults in it, a pass tells what an access takes; otherwise populating a block, nearly all of it accesses.
-    quiet = [phase for phase in passes if not sum(phase["faults"].values())]
-    per_access = (quiet or [populate])[0]["elapsed_ns"] / run["accesses"]
+    quiet = [phase for phase in passes if not _faults(phase)]
+    per_access = _number((quiet or [populate])[0], "elapsed_ns") / accesses
     outside = min(per_access, fault_ns / 2)
     rest = max(fault_ns - outside, 0.0)
     if stalled_ns:
@@ -246,7 +297,7 @@ def _costs_of(run: Mapping[str, Any], leaf: int, stalled_ns: int, inside: float 
     else:
         within = INSIDE_SHARE * rest if inside is None else min(inside, rest)
         outside, stall = outside + rest - within, 0.0
-    populated_ns = populate["elapsed_ns"] / sum(populate["faults"].values())
+    populated_ns = _number(populate, "elapsed_ns") / _faults(populate)
     letter = cover_letter().costs
     return Costs(
         outside_ns=outside,

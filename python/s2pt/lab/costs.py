@@ -17,9 +17,11 @@ Demand(outside_ns=50300.0, inside_ns=40500.0, stall_ns=0.0, line_ns=60, bus_ns=1
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from s2pt._checks import check_integer, check_real, check_type
 from s2pt.errors import OptionError
 from s2pt.types import Backing
 
@@ -31,6 +33,7 @@ Waits = Literal["spin", "sleep"]
 
 PASSES: tuple[Pass, ...] = get_args(Pass)
 PAGE = 4096
+MOST_CORES = 1 << 16
 BLOCK = 2 << 20
 _LEAF = {Backing.PAGES: PAGE, Backing.THP: BLOCK, Backing.HUGE_1G: 1 << 30}
 
@@ -78,6 +81,14 @@ class Costs:
     stall_ns: float = 0.0
     host_line: bool = True
 
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if name != "host_line":
+                check_real(getattr(self, name), name, 0, math.inf)
+        check_type(self.host_line, bool, "host_line")
+        if self.bandwidth_gbs == 0:
+            raise OptionError("bandwidth_gbs must be more than 0")
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -95,8 +106,7 @@ class Machine:
     waits: Waits = "spin"
 
     def __post_init__(self) -> None:
-        if self.cores < 1:
-            raise OptionError(f"cores must be 1 or more, not {self.cores}")
+        check_integer(self.cores, "cores", 1, MOST_CORES)
         if self.waits not in get_args(Waits):
             raise OptionError(f"waits must be one of {', '.join(get_args(Waits))}, not {self.waits!r}")
 
@@ -121,6 +131,7 @@ class Workload:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "backing", Backing(self.backing))
+        check_integer(self.memory, "memory", 1, (1 << 64) - 1)
         if self.memory < self.leaf or self.memory % self.leaf:
             raise OptionError(f"the memory of a vCPU must be a multiple of {self.leaf} bytes, not {self.memory}")
         if self.splits not in get_args(Splits):
@@ -133,6 +144,7 @@ class Workload:
 
     def faults(self, pass_: Pass) -> int:
         """Count the faults of one vCPU."""
+        check_pass(pass_)
         return self.memory // (self.leaf if pass_ == "populate" else PAGE)
 
 
@@ -165,6 +177,13 @@ class Demand:
         names = ("outside_ns", "inside_ns", "stall_ns", "line_ns", "bus_ns")
         numbers = (f"{name}={round(getattr(self, name), 1)}" for name in names)
         return f"Demand({', '.join(numbers)}, host_line={self.host_line})"
+
+
+def check_pass(pass_: Pass) -> Pass:
+    """Take the name of a pass."""
+    if pass_ not in PASSES:
+        raise OptionError(f"passes are {' and '.join(PASSES)}, not {pass_!r:.40}")
+    return pass_
 
 
 def demand(costs: Costs, machine: Machine, work: Workload, pass_: Pass) -> Demand:

@@ -19,6 +19,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import s2pt
+from s2pt._checks import check_kind, check_pairs, check_type
+from s2pt.errors import OptionError
 from s2pt.lab.plots import INK, Migrations, latencies, rounds, svg_text, times
 from s2pt.migrate import Migrate, MigrateReport
 from s2pt.types import Policy, format_size, parse_size
@@ -85,18 +87,33 @@ def page(
     figures : iterable of (str, Figure)
         Title and picture.
     """
+    check_type(title, str, "title")
+    check_type(summary, str, "summary")
+    check_kind(options, Mapping, "options")
+    figures = check_pairs(figures, str, Figure, "figures")
+    kept = [_checked(one) for one in check_kind(tables, Iterable, "tables")]
     parts = [
         f'<h2>{escape(name)}</h2>\n<div class="wide">{_inline(figure, number)}</div>'
         for number, (name, figure) in enumerate(figures)
     ]
-    for name, heads, rows in tables:
-        kept = [list(row) for row in rows]
-        table = f'<div class="wide">{_table(heads, kept)}</div>'
-        if len(kept) > LONG:
-            table = f"<details><summary>{len(kept)} rows</summary>\n{table}</details>"
+    for name, heads, rows in kept:
+        table = f'<div class="wide">{_table(heads, rows)}</div>'
+        if len(rows) > LONG:
+            table = f"<details><summary>{len(rows)} rows</summary>\n{table}</details>"
         parts.append(f"<h2>{escape(name)}</h2>\n{table}")
     parts += [f"<h2>{name}</h2>\n{_list(what)}" for name, what in (("Options", options), ("Machine", machine()))]
     return PAGE.substitute(title=escape(title), summary=escape(summary), body="\n".join(parts), ink=INK)
+
+
+def _checked(table: object) -> tuple[str, Row, list[Row]]:
+    """Take a title, heads, and rows of as many cells."""
+    if not isinstance(table, tuple | list) or len(table) != 3:
+        raise TypeError("each of tables must be a title, heads and rows")
+    name, heads = check_type(table[0], str, "title of a table"), check_kind(table[1], Sequence, "heads")
+    rows = [check_kind(row, Sequence, "each of rows") for row in check_kind(table[2], Iterable, "rows")]
+    if any(len(row) != len(heads) for row in rows):
+        raise OptionError(f"the rows of {name!r:.40} must have {len(heads)} cells, as many as heads")
+    return name, heads, rows
 
 
 def machine() -> dict[str, str]:
@@ -127,6 +144,9 @@ def migrations_page(runs: Migrations) -> str:
     runs : sequence of (Migrate, MigrateReport)
         With options that differ in log, policy and seed.
     """
+    runs = check_pairs(runs, Migrate, MigrateReport, "runs")
+    if not runs:
+        raise OptionError("there are no runs to tell of")
     first = runs[0][0]
     varied = {"log": "logs", "policy": "policies", "seed": "seeds"}
     options: dict[str, object] = {
@@ -187,6 +207,8 @@ def dirty_log_page(runs: Sequence[tuple[Policy | str, DirtyLogReport]], options:
     options : mapping of str to object
         What all runs have alike.
     """
+    check_kind(options, Mapping, "options")
+    runs = [(Policy(policy), report) for policy, report in check_pairs(runs, str, DirtyLogReport, "runs")]
     rows = [
         [_plain(policy), report.vcpus, phase.phase, f"{phase.elapsed_ns / 1e9:.6f}", f"{sum(phase.faults.values()):,}",
          f"{phase.frames:,}", "" if phase.dirty_pages is None else f"{phase.dirty_pages:,}"]
@@ -254,5 +276,5 @@ def _table(heads: Row, rows: Iterable[Row]) -> str:
 
 
 def _list(items: Mapping[str, object]) -> str:
-    rows = (f"<dt>{escape(name)}</dt><dd>{escape(_plain(value))}</dd>" for name, value in items.items())
+    rows = (f"<dt>{escape(str(name))}</dt><dd>{escape(_plain(value))}</dd>" for name, value in items.items())
     return f"<dl>{''.join(rows)}</dl>"

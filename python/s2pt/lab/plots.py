@@ -33,6 +33,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from s2pt._checks import check_each, check_pairs, check_type
 from s2pt.errors import OptionError
 from s2pt.lab.space import address_space
 from s2pt.lab.style import DODGE, INK, LINES, STYLE, time_axis
@@ -73,6 +74,7 @@ def picture_format(path: Path | str) -> str:
 
 def save(figure: Figure, path: Path | str) -> None:
     """Write a figure; the same figure gives the same bytes."""
+    check_type(figure, Figure, "figure")
     kind = picture_format(path)
     with mpl.rc_context(STYLE):
         figure.savefig(path, format=kind, metadata=_metadata(kind))
@@ -80,6 +82,7 @@ def save(figure: Figure, path: Path | str) -> None:
 
 def svg_text(figure: Figure) -> str:
     """Give a figure as an SVG element without a background, to stand in a page."""
+    check_type(figure, Figure, "figure")
     text = io.StringIO()
     with mpl.rc_context(STYLE):
         figure.savefig(text, format="svg", transparent=True, metadata=_metadata("svg"))
@@ -105,14 +108,14 @@ def times(runs: Iterable[tuple[Policy | str, DirtyLogReport]] = (), predictions:
     points: dict[tuple[str, bool, Policy], dict[int, list[tuple[float, float, float]]]] = defaultdict(
         lambda: defaultdict(list)
     )
-    for policy, report in runs:
-        passes = {phase.phase.split()[0]: phase.elapsed_ns / 1e9 for phase in report.phases if phase.complete}
+    for policy, report in check_pairs(runs, str, DirtyLogReport, "runs"):
+        passes = {phase.phase.partition(" ")[0]: phase.elapsed_ns / 1e9 for phase in report.phases if phase.complete}
         if not report.complete and not any(phase.complete and phase.phase == "dirty 2" for phase in report.phases):
             passes.pop("dirty", None)  # the first one may not have met write-protected memory
         for name in ("populate", "dirty"):
-            if name in passes:
+            if passes.get(name):
                 points[name, False, Policy(policy)][report.vcpus].append((passes[name],) * 3)
-    for one in predictions:
+    for one in _predictions(predictions):
         points[one.pass_, True, one.policy][one.vcpus].append((one.low, one.seconds, one.high))
     titles = {"populate": "Populate memory", "dirty": "Dirty write-protected memory"}
     shown = [name for name in titles if any(key[0] == name for key in points)]
@@ -142,6 +145,16 @@ def times(runs: Iterable[tuple[Policy | str, DirtyLogReport]] = (), predictions:
     return figure
 
 
+def _predictions(given: Iterable[Prediction]) -> list[Prediction]:
+    """Take predictions; what makes them need not be installed where there are none."""
+    kept = check_each(given, object, "predictions")
+    if not kept:
+        return []
+    from s2pt.lab.predict import Prediction
+
+    return check_each(kept, Prediction, "predictions")
+
+
 def _count_ticks(axes: Axes, counts: list[int]) -> None:
     """Name the counts that there are, but none too close to the one before."""
     ticks: list[int] = []
@@ -162,6 +175,7 @@ def latencies(runs: Migrations) -> Figure:
     runs : sequence of (Migrate, MigrateReport)
         A panel for each kind of log, a line for each policy. Runs with both alike are added up.
     """
+    runs = _checked(runs)
     figure = new_figure(3.7 * len(_logs(runs)), 3.2)
     _draw_latencies(figure, runs)
     return figure
@@ -214,6 +228,7 @@ def rounds(runs: Migrations) -> Figure:
     runs : sequence of (Migrate, MigrateReport)
         A panel for each kind of log and policy, of the first run of its kind.
     """
+    runs = _checked(runs)
     figure = new_figure(2.9 * len(_policies(runs)), 2.5 * len(_logs(runs)))
     _draw_rounds(figure, runs)
     return figure
@@ -253,6 +268,7 @@ def _rounds(axes: Axes, report: MigrateReport) -> None:
 @mpl.rc_context(STYLE)
 def migrations(runs: Migrations) -> Figure:
     """Draw latencies above rounds, for one file."""
+    runs = _checked(runs)
     lower = 2.3 * len(_logs(runs))
     figure = new_figure(max(7.5, 2.9 * max(len(_logs(runs)), len(_policies(runs)))), 3.0 + lower)
     parts = np.ravel(np.array(figure.subfigures(2, 1, height_ratios=[3.0, lower]), dtype=object))
@@ -261,9 +277,15 @@ def migrations(runs: Migrations) -> Figure:
     return figure
 
 
-def _logs(runs: Migrations) -> list[str]:
-    if not runs:
+def _checked(runs: Migrations) -> Migrations:
+    """Take migrations to draw, one at least."""
+    kept = check_pairs(runs, Migrate, MigrateReport, "runs")
+    if not kept:
         raise OptionError("there are no runs to draw")
+    return kept
+
+
+def _logs(runs: Migrations) -> list[str]:
     return list(dict.fromkeys(options.log for options, _ in runs))
 
 

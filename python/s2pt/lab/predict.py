@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass, replace
 from statistics import pvariance
 from typing import Any
 
+from s2pt._checks import check_integer, check_kind, check_type
 from s2pt.errors import OptionError
-from s2pt.lab.calibrate import Calibration
-from s2pt.lab.costs import PASSES, Costs, Machine, Pass, Splits, Workload, demand
+from s2pt.lab.calibrate import MOST_DRAWS, MOST_SEED, Calibration
+from s2pt.lab.costs import PASSES, Costs, Machine, Pass, Splits, Workload, check_pass, demand
 from s2pt.lab.passes import Rates, pass_seconds
 from s2pt.types import Backing, Policy, parse_size
 
@@ -30,6 +31,7 @@ BAR = 1.645
 """Standard deviations on either side: nine times in ten lie between `low` and `high`, if errors are as assumed."""
 
 DRAWN_WINDOW = 12
+MOST_VCPUS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +120,23 @@ def predict(
     OptionError
         A number is out of range.
     """
-    if not vcpus or min(vcpus) < 1:
+    check_type(calibration, Calibration, "calibration")
+    vcpus = [check_integer(count, "vcpus", 1, MOST_VCPUS) for count in check_kind(vcpus, Iterable, "vcpus")]
+    if not vcpus:
         raise OptionError("vcpus must be numbers from 1 on")
-    if draws < 2:
-        raise OptionError(f"draws must be 2 or more, not {draws}")
+    check_integer(draws, "draws", 2, MOST_DRAWS)
+    check_integer(seed, "seed", 0, MOST_SEED - MOST_DRAWS)
+    if host_lock is not None:
+        check_type(host_lock, bool, "host_lock")
+    chosen = [Policy(policy) for policy in check_kind(policies, Iterable, "policies")]
+    passes = [check_pass(pass_) for pass_ in check_kind(passes, Iterable, "passes")]
     machine = replace(calibration.machine, cores=calibration.machine.cores if cores is None else cores)
     work = Workload(parse_size(memory), Backing(backing), splits or calibration.splits)
     best = _with_host_lock(calibration.costs, host_lock)
     others = [_with_host_lock(costs, host_lock) for costs in calibration.draws(draws, seed)]
     found: list[Prediction] = []
     for pass_ in passes:
-        for policy in map(Policy, policies):
+        for policy in chosen:
             times = _times(best, machine, work, pass_, policy, vcpus, seed=seed)
             drawn = [
                 _times(costs, machine, work, pass_, policy, vcpus, window=DRAWN_WINDOW, seed=seed + 1 + number)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from s2pt._checks import check_integer, check_type
 from s2pt._core import Image, Stage2
 from s2pt.errors import OptionError
 from s2pt.lab.style import STYLE, panels
@@ -22,6 +23,7 @@ __all__ = ["address_space"]
 UNMAPPED = "#dde1e7"
 STATES = {"unmapped": UNMAPPED, "read-only": "#56b4e9", "writable": "#0072b2", "dirty": "#e69f00"}
 COLUMNS, ROWS = 64, 32
+LIMIT = 1 << 53  # one bit more than an address can have
 
 Table = Stage2 | Image | Vm
 
@@ -41,10 +43,18 @@ def address_space(
     ipa, size : int, optional
         Where to begin, and how many bytes to draw; all that is mapped by default.
     dirty : array of uint64, optional
-        IPAs of dirty pages, ascending: ``slot.ipa + granule * numpy.flatnonzero(bits)``.
+        IPAs of dirty pages: ``slot.ipa + granule * numpy.flatnonzero(bits)``.
     """
     array = table.leaves_array() if isinstance(table, Vm) else leaves_of(table)
     leaves, shape = Leaves.of(array), table.geometry
+    if ipa is not None:
+        ipa = check_integer(ipa, "ipa", 0, LIMIT)
+    if size is not None:
+        size = check_integer(size, "size", 0, LIMIT)
+    if dirty is not None:
+        dirty = np.unique(check_type(dirty, np.ndarray, "dirty"))
+        if dirty.dtype.kind != "u" or (len(dirty) and int(dirty[-1]) > LIMIT):
+            raise OptionError("dirty must be an array of addresses, of an unsigned type")
     if len(leaves.start) == 0 and (ipa is None or size is None):
         raise OptionError("the table maps nothing")
     start = int(leaves.start[0]) if ipa is None else ipa

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import Executor
 
+from s2pt._checks import check_each, check_type
 from s2pt.migrate import Migrate, MigrateReport
 
 __all__ = ["sweep"]
@@ -36,4 +37,7 @@ def sweep(options: Iterable[Migrate], executor: Executor | None = None) -> list[
     ...     [report.lost_bytes for report in sweep(small, threads)]
     [0, 0]
     """
-    return [one.run() for one in options] if executor is None else list(executor.map(Migrate.run, options))
+    runs = check_each(options, Migrate, "options")
+    if executor is None:
+        return [one.run() for one in runs]
+    return list(check_type(executor, Executor, "executor").map(Migrate.run, runs))

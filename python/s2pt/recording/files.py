@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -12,7 +12,7 @@ from s2pt.errors import RecordingError
 from s2pt.events import Event
 from s2pt.recording.setup import Setup
 
-__all__ = ["is_recording", "parse", "read", "save"]
+__all__ = ["is_recording", "parse", "read", "refusal", "save"]
 
 FORMAT = "s2pt-recording"
 VERSION = 1
@@ -97,14 +97,25 @@ def _is_number(value: Any) -> TypeGuard[int]:
 def _event(value: Any, number: int) -> Event:
     if not isinstance(value, list) or len(value) != 4:
         raise RecordingError("a step is [number, thread, kind, fields]", number)
-    sequence, thread, kind, fields = value
-    known = isinstance(kind, str) and kind in NUMBERS and isinstance(fields, dict)
-    if not known or not _is_number(sequence) or not _is_number(thread):
-        raise RecordingError("a step is [number, thread, kind, fields]", number)
+    event = Event(*value)
+    wrong = refusal(event)
+    if wrong is not None:
+        raise RecordingError(wrong, number)
+    return event
+
+
+def refusal(event: Event) -> str | None:
+    """Say what is wrong with a step, if it is none that can have been taken."""
+    kind, fields = event.kind, event.fields
+    known = type(kind) is str and kind in NUMBERS and isinstance(fields, Mapping)
+    if not known or not _is_number(event.sequence) or not _is_number(event.thread):
+        return "a step is [number, thread, kind, fields]"
     for name in NUMBERS[kind]:
         if not _is_number(fields.get(name)):
-            raise RecordingError(f"{kind} has no number {name}", number)
+            return f"{kind} has no number {name}"
+    if kind == "dsb" and not isinstance(fields.get("domain"), str):
+        return "dsb has no domain"
     level = fields.get("level")
     if level is not None and (not isinstance(level, int) or isinstance(level, bool) or not -1 <= level <= 3):
-        raise RecordingError(f"{level!r} is no level", number)
-    return Event(sequence, thread, kind, fields)
+        return f"{level!r:.40} is no level"
+    return None

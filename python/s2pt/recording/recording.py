@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from s2pt._checks import check_each, check_integer, check_kind, check_type
 from s2pt.errors import RecordingError
 from s2pt.events import Event
 from s2pt.recording import casemate, files
@@ -36,9 +37,10 @@ class Recording:
     dropped: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "events", tuple(self.events))
-        if not isinstance(self.setup, Setup) or not all(isinstance(event, Event) for event in self.events):
-            raise TypeError("a recording is made of a Setup and of Events")
+        # One by one: what says of itself how long it is need not be right.
+        object.__setattr__(self, "events", tuple(check_each(self.events, Event, "events")))
+        check_type(self.setup, Setup, "setup")
+        check_integer(self.dropped, "dropped", 0, (1 << 64) - 1)
 
     def __len__(self) -> int:
         return len(self.events)
@@ -50,6 +52,8 @@ class Recording:
 
     def __add__(self, later: Recording) -> Recording:
         """Join a recording with the one of the same table that was taken next."""
+        if not isinstance(later, Recording):
+            return NotImplemented
         if self.setup != later.setup:
             raise RecordingError("the recordings are of different tables")
         if self.events and later.events and self.events[-1].sequence >= later.events[0].sequence:
@@ -85,6 +89,11 @@ class Recording:
         """
         if self.dropped:
             raise RecordingError(f"{self.dropped} steps were dropped: what is left cannot be checked")
+        if start is not None:
+            check_type(start, Snapshot, "start")
+        if outputs is not None:
+            check_kind(outputs, Callable, "outputs")
+        self._look()
         return check(self.events, self.setup, start, outputs)
 
     def casemate(self, *, local: str = "refuse") -> str:
@@ -109,11 +118,21 @@ class Recording:
         """
         if self.dropped:
             raise RecordingError(f"{self.dropped} steps were dropped: the log would not begin with the table")
+        check_type(local, str, "local")
+        self._look()
         return casemate.write(self.events, self.setup, local)
 
     def save(self, path: str | Path) -> None:
         """Write the recording to a file, one JSON value a line; compressed if the name ends in ``.xz``."""
+        self._look()
         files.save(path, self.setup, self.events, self.dropped)
+
+    def _look(self) -> None:
+        """Refuse steps that nobody can have taken: those of the library are right, handmade ones may be anything."""
+        for event in self.events:
+            wrong = files.refusal(event)
+            if wrong is not None:
+                raise RecordingError(f"step {event.sequence!r:.40}: {wrong}")
 
 
 def load(path: str | Path) -> Recording:

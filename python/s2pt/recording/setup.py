@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from s2pt._checks import check_integer, check_type
 from s2pt.errors import RecordingError
 from s2pt.types import Blocks, Geometry
 
@@ -79,6 +80,15 @@ class Setup:
     semantics: str = "exact"
     exclusive: bool = False
     source: str = "s2pt"
+
+    def __post_init__(self) -> None:
+        check_type(self.geometry, Geometry, "geometry")
+        check_integer(self.root, "root", 0, (1 << 64) - 1)
+        check_integer(self.vmid, "vmid", 0, 0xFFFF)
+        for name in ("fwb", "xnx", "tlbi_range", "exclusive"):
+            check_type(getattr(self, name), bool, name)
+        for name in ("semantics", "source"):
+            check_type(getattr(self, name), str, name)
 
     # --- entries -----------------------------------------------------------------------------------------------------
 

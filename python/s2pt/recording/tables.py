@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from s2pt.errors import RecordingError
 from s2pt.recording.setup import FROZEN, FROZEN_VALID, LOCKED, VALID, Setup
 
 __all__ = ["LINKED", "PRIVATE", "RETIRED", "UNLINKED", "Place", "Snapshot", "Table", "Tables", "maps_nothing"]
@@ -74,6 +76,16 @@ def is_entry_table(values: Words) -> NDArray[np.bool_]:
     return np.asarray(as_is | frozen)
 
 
+def _kept(pa: Any, kept: Any) -> tuple[int, int, Words]:
+    """Take one table of a snapshot, which need not be ours."""
+    if isinstance(pa, int) and isinstance(kept, tuple) and len(kept) == 3:
+        level, ipa, values = kept
+        words = isinstance(values, np.ndarray) and values.dtype == np.uint64 and values.ndim == 1
+        if isinstance(level, int) and -1 <= level <= 3 and isinstance(ipa, int) and words:
+            return level, ipa, values
+    raise RecordingError("the snapshot holds something else than tables: level, IPA, entries")
+
+
 class Tables:
     """All frames that are out."""
 
@@ -82,8 +94,11 @@ class Tables:
         self._by_frame: dict[int, Table] = {}
         if start is not None:
             for state, tables in ((LINKED, start.linked), (RETIRED, start.retired)):
-                for pa, (level, ipa, values) in tables.items():
+                for pa, kept in tables.items():
+                    level, ipa, values = _kept(pa, kept)
                     table = self.take(pa, -1, -1)
+                    if values.shape != table.values.shape:
+                        raise RecordingError(f"the snapshot has {len(values)} entries of the table at {pa:#x}")
                     table.values[:] = values
                     table.state, table.level, table.ipa = state, level, ipa
             for table in list(self):
