@@ -22,6 +22,7 @@ from hostile_surface import Target, surface
 from hostile_values import MIB, OWN, PAGE, Arg, disguise, hostile, same
 
 import s2pt
+import s2pt.costs
 import s2pt.machine
 import s2pt.migrate
 import s2pt.trace
@@ -126,7 +127,7 @@ PARAMETERS: dict[str, Pick] = {
     "page_size": one_of(4096, 65536), "where": _text, "about": one_of({}, {"geometry": {}}), "has_calls": _bool,
     "pending_limit": one_of(None, 16, 64), "pending": _small, "retired": _small, "freed": _small, "peak": _small,
     "overruns": _small,
-    "runs": one_of([]), "page": one_of(PAGE), "hva": _address, "t_us": _small, "time_us": _small,
+    "complete": _bool, "runs": one_of([]), "page": one_of(PAGE), "hva": _address, "t_us": _small, "time_us": _small,
 }  # fmt: skip
 PARAMETERS = hostile_lab.PARAMETERS | PARAMETERS
 
@@ -141,6 +142,8 @@ BY_TARGET: dict[str, Pick] = {
     "s2pt._core.read_syndromes(esr)": _words, "s2pt._core.read_syndromes(far)": _words,
     "s2pt._core.read_syndromes(hpfar)": _words, "s2pt.image.Image(memory)": _bytes,
 }  # fmt: skip
+BY_TARGET |= {name: one_of("2us", "1.5us:spin", "2us:nap", "9" * 30 + "s", " 0ns ")
+              for name in ("s2pt.costs.Cost.parse(text)", "s2pt.costs.parse_time(text)")}  # fmt: skip
 BY_TARGET |= hostile_lab.BY_TARGET
 
 
@@ -231,6 +234,8 @@ RECEIVERS: dict[str, tuple[Callable[[], Any], ...]] = {
                      lambda: s2pt.Machine(s2pt.Vm(memory="4MiB"), 2)),
     "s2pt.Cpu": (lambda: s2pt.Machine(small_table(), 2).cpus[1], lambda: s2pt.Machine(s2pt.Vm(memory="4MiB"),
     2).cpus[0]),
+    "s2pt.costs.Cost": (lambda: s2pt.costs.Cost(200, "spin"),),
+    "s2pt.costs.Costs": (s2pt.Costs, lambda: s2pt.Costs(tlbi="2us:spin")),
     "s2pt.machine.Violation": (lambda: s2pt.machine.Violation(1, "stale", None, 0, "x"),),
     "s2pt.machine.LogEntry": (lambda: s2pt.machine.LogEntry(1, None, "isb", {}),),
     "s2pt.image.Image": (lambda: small_table().image(), lambda: image.Image(bytes(8192), 0x802D_3558, 0x8000,

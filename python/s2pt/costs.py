@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
+from s2pt._checks import check_type
 from s2pt.errors import OptionError
 
 __all__ = ["Cost", "Costs", "parse_time"]
@@ -37,7 +38,7 @@ def parse_time(text: str) -> int:
     >>> parse_time("200us"), parse_time("1.5ms"), parse_time("0ns")
     (200000, 1500000, 0)
     """
-    match = _TIME.fullmatch(text.strip())
+    match = _TIME.fullmatch(check_type(text, str, "text").strip())
     if match is None:
         raise OptionError(f"{text[:60]!r} is not a time such as 200us, 1.5ms or 1s")
     unit = _UNITS_NS[match[3]]
@@ -84,7 +85,7 @@ class Cost(NamedTuple):
             ...
         s2pt.errors.OptionError: '2us:nap' is not a cost such as 200us, 200us:sleep or 1.5us:spin
         """
-        time, colon, said = text.partition(":")
+        time, colon, said = check_type(text, str, "text").partition(":")
         wrong = f"{text[:60]!r} is not a cost such as 200us, 200us:sleep or 1.5us:spin"
         try:
             ns = parse_time(time)
