@@ -247,8 +247,8 @@ BY_TARGET: dict[str, Pick] = {
     "s2pt.lab.page.migrations_page(runs)": _migrations,
     "s2pt.lab.plots.picture_format(path)": _one_of("a.svg", "b.PNG", Path("c.pdf"), ""),
     "s2pt.lab.plots.save(path)": _one_of(FOLDER / "a.svg", str(FOLDER / "b.png"), FOLDER / "no" / "c.svg", "d.pdf"),
-    "s2pt.lab.plots.address_space(ipa)": _one_of(None, 0, PAGE, 1 << 52, 7),
-    "s2pt.lab.plots.address_space(size)": _one_of(None, PAGE, 1 << 30, 1 << 53, 0),
+    "s2pt.lab.space.address_space(ipa)": _one_of(None, 0, PAGE, 1 << 52, 7),
+    "s2pt.lab.space.address_space(size)": _one_of(None, PAGE, 1 << 30, 1 << 53, 0),
 }  # fmt: skip
 
 RECEIVERS: dict[str, tuple[Callable[[], Any], ...]] = {

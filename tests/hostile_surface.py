@@ -49,10 +49,10 @@ EXEMPT = {
 # Classes of which the constructor alone is exempt.
 PARTLY = ("s2pt.trace.host.Pagemap",)
 # Strategies are Hypothesis's; the parts of the trace reader are reached through `s2pt.trace.read`, those of the checker
-# of recordings through `Recording` and `load`, those of the contention model through `predict`.
+# of recordings through `Recording` and `load`, those of the contention model through `predict`, the style by pictures.
 EXEMPT_MODULES = (
     "s2pt.testing.strategies", "s2pt.trace.", "s2pt.recording.", "s2pt.lab.contention", "s2pt.lab.passes",
-    "s2pt.lab.fit", "s2pt.lab.letter",
+    "s2pt.lab.fit", "s2pt.lab.letter", "s2pt.lab.style",
 )  # fmt: skip
 
 # What the data model or the standard library puts into every class: called for every object by `UNIVERSAL`.
