@@ -9,13 +9,35 @@ going down from an empty entry makes a table; a table in which nothing is left b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeVar
 
 from s2pt._model_arch import Attrs
-from s2pt.types import Geometry, Prot
+
+_Asked = TypeVar("_Asked")
+_Answer = TypeVar("_Answer")
+
+
+def remembering(function: Callable[[_Asked], _Answer]) -> Callable[[_Asked], _Answer]:
+    """Keep the last answer: neighbouring leaves nearly always have one and the same object as attributes."""
+    last: tuple[_Asked, _Answer] | None = None
+
+    def ask(what: _Asked) -> _Answer:
+        nonlocal last
+        if last is None or last[0] is not what:
+            last = what, function(what)
+        return last[1]
+
+    return ask
+
+
+class Levels(NamedTuple):
+    """Where a tree begins, and the bytes that one entry answers for, by level."""
+
+    first: int
+    sizes: Mapping[int, int]
 
 
 class Leaf(NamedTuple):
@@ -28,20 +50,36 @@ class Leaf(NamedTuple):
         """Return what the part from `offset` bytes on says."""
         return Leaf(self.pa + offset, self.attrs)
 
-    def with_prot(self, prot: Prot) -> Leaf:
-        """Return the leaf with other permissions."""
-        return Leaf(self.pa, self.attrs._replace(prot=prot))
-
-    def with_af(self, af: bool) -> Leaf:
-        """Return the leaf with another access flag."""
-        return Leaf(self.pa, self.attrs._replace(af=af))
+    def with_attrs(self, attrs: Attrs) -> Leaf:
+        """Return the leaf with these attributes, itself if it has them."""
+        return self if attrs is self.attrs else Leaf(self.pa, attrs)
 
 
-@dataclass(frozen=True, slots=True)
 class Table:
     """A table: its entries that are not empty, by index. The entries of a concatenated root are numbered through."""
 
-    entries: Mapping[int, Leaf | Table]
+    __slots__ = ("_census", "entries")
+
+    def __init__(self, entries: Mapping[int, Leaf | Table]) -> None:
+        self.entries = entries
+        self._census: tuple[tuple[int, int], ...] | None = None
+
+    def census(self, level: int) -> tuple[tuple[int, int], ...]:
+        """Count the tables and the leaves at `level`, which is its own, and at each level below; only once."""
+        if self._census is None:
+            below = [node for node in self.entries.values() if isinstance(node, Table)] if level < 3 else []
+            counts = [(1, len(self.entries) - len(below)), *[(0, 0)] * (3 - level)]
+            for table in below:
+                for depth, (tables, leaves) in enumerate(table.census(level + 1), 1):
+                    counts[depth] = counts[depth][0] + tables, counts[depth][1] + leaves
+            self._census = tuple(counts)
+        return self._census
+
+    def held(self, first: int, last: int) -> Collection[int]:
+        """Return the indices from `first` to `last` whose entries are not empty, ascending."""
+        if last - first < len(self.entries):
+            return [index for index in range(first, last + 1) if index in self.entries]
+        return sorted(index for index in self.entries if first <= index <= last)
 
 
 class Place(NamedTuple):
@@ -69,11 +107,6 @@ class Place(NamedTuple):
         return self.lo - self.base
 
 
-def place(base: int, size: int, level: int, lo: int, hi: int) -> Place:
-    """Return the place of the entry at `base` in a walk of [lo, hi)."""
-    return Place(level, base, size, max(lo, base), min(hi, base + size))
-
-
 class _Descend(Enum):
     DESCEND = 0
 
@@ -92,7 +125,7 @@ class Edit:
     becomes of a table below the root after its entries were dealt with.
     """
 
-    shape: Geometry
+    levels: Levels
     root: Table
     rule: Callable[[Leaf | Table, Place], Answer]
     hole: Callable[[Place], Answer] | None = None
@@ -101,25 +134,29 @@ class Edit:
 
     def run(self, lo: int, hi: int) -> None:
         """Apply the rule to [lo, hi)."""
-        self.root = self._table(self.root, self.shape.start_level, 0, lo, hi)
+        self.root = self._table(self.root, self.levels.first, 0, lo, hi)
 
     def _table(self, table: Table, level: int, base: int, lo: int, hi: int) -> Table:
         """Rewrite [lo, hi) of a table of `level` whose first entry answers for `base` and what follows."""
-        size = self.shape.size(level)
-        entries = dict(table.entries)
-        indices = range((lo - base) // size, (hi - 1 - base) // size + 1)
-        for index in indices if self.hole else sorted(i for i in entries if i in indices):
-            new = self._entry(entries.get(index), place(base + index * size, size, level, lo, hi))
-            if new is None:
-                entries.pop(index, None)
-            else:
-                entries[index] = new
-        return Table(entries)
+        size, old, rule, hole = self.levels.sizes[level], table.entries, self.rule, self.hole
+        first, last = (lo - base) // size, (hi - 1 - base) // size
+        changed: dict[int, Leaf | Table | None] = {}
+        for index in table.held(first, last) if hole is None else range(first, last + 1):
+            start = base + index * size
+            end = start + size
+            at = Place(level, start, size, lo if lo > start else start, hi if hi < end else end)
+            node = old.get(index)
+            answer = rule(node, at) if node is not None else hole(at) if hole is not None else None
+            if answer is DESCEND:
+                answer = self._below(node, at)
+            if answer is not node:
+                changed[index] = answer
+        if not changed:
+            return table
+        return Table({index: node for index, node in {**old, **changed}.items() if node is not None})
 
-    def _entry(self, node: Leaf | Table | None, at: Place) -> Leaf | Table | None:
-        answer = self.rule(node, at) if node is not None else self.hole(at) if self.hole else None
-        if answer is not DESCEND:
-            return answer
+    def _below(self, node: Leaf | Table | None, at: Place) -> Leaf | Table | None:
+        """Go on one level down."""
         if not isinstance(node, Table):
             self.tables_made += 1
         table = self._table(self._as_table(node, at), at.level + 1, at.base, at.lo, at.hi)
@@ -133,41 +170,32 @@ class Edit:
             return node
         if node is None:
             return Table({})
-        size = self.shape.size(at.level + 1)
+        size = self.levels.sizes[at.level + 1]
         return Table({i: node.at(i * size) for i in range(at.size // size)})
 
 
-def walk(shape: Geometry, root: Table, ipa: int) -> tuple[Leaf | None, Place]:
+def walk(levels: Levels, root: Table, ipa: int) -> tuple[Leaf | None, Place]:
     """Walk to the entry that answers for one address: a leaf or an empty one."""
     node: Leaf | Table | None = root
-    level, base = shape.start_level - 1, 0
+    level, base, size = levels.first - 1, 0, 0
     while isinstance(node, Table):
         level += 1
-        index = (ipa - base) // shape.size(level)
-        node, base = node.entries.get(index), base + index * shape.size(level)
-    return node, place(base, shape.size(level), level, ipa, ipa + 1)
+        size = levels.sizes[level]
+        index = (ipa - base) // size
+        node, base = node.entries.get(index), base + index * size
+    return node, Place(level, base, size, ipa, ipa + 1)
 
 
-def leaves(shape: Geometry, root: Table, lo: int, hi: int) -> Iterator[tuple[Leaf, Place]]:
-    """Visit the leaves of which a part is in [lo, hi), in ascending order, each with its place."""
+def leaves(levels: Levels, root: Table, lo: int, hi: int) -> Iterator[tuple[Leaf, int, int]]:
+    """Visit the leaves of which a part is in [lo, hi), in ascending order, each with its level and its IPA."""
 
-    def below(table: Table, level: int, base: int) -> Iterator[tuple[Leaf, Place]]:
-        size = shape.size(level)
-        indices = range((max(lo, base) - base) // size, (hi - 1 - base) // size + 1)
-        for index in sorted(i for i in table.entries if i in indices):
-            node, at = table.entries[index], place(base + index * size, size, level, lo, hi)
+    def below(table: Table, level: int, base: int, lo: int, hi: int) -> Iterator[tuple[Leaf, int, int]]:
+        size, entries = levels.sizes[level], table.entries
+        for index in table.held((lo - base) // size, (hi - 1 - base) // size):
+            node, start = entries[index], base + index * size
             if isinstance(node, Leaf):
-                yield node, at
+                yield node, level, start
             else:
-                yield from below(node, level + 1, at.base)
+                yield from below(node, level + 1, start, max(lo, start), min(hi, start + size))
 
-    return below(root, shape.start_level, 0)
-
-
-def tables(table: Table, level: int) -> Iterator[tuple[int, Table]]:
-    """Visit a table and all tables below it, each with its level."""
-    yield level, table
-    if level < 3:
-        for node in table.entries.values():
-            if isinstance(node, Table):
-                yield from tables(node, level + 1)
+    return below(root, levels.first, 0, lo, hi)

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Self, SupportsIndex
 
 from s2pt._model_arch import Attrs, attr_bits, check_attrs, make_geometry, output_bits, vtcr
-from s2pt._model_tree import DESCEND, Answer, Edit, Leaf, Place, Table, leaves, tables, walk
+from s2pt._model_tree import DESCEND, Answer, Edit, Leaf, Levels, Place, Table, leaves, remembering, walk
 from s2pt.errors import (
     AccessFlagFault,
     AddressError,
@@ -143,6 +143,8 @@ class ModelStage2:
         if frames is not None and frames < shape.root_frames:
             raise _out_of_frames(shape.root_frames, frames)
         self._shape, self._fwb, self._xnx, self._ha, self._hd = shape, fwb, xnx, ha, hd
+        self._levels = Levels(shape.start_level, {level: shape.size(level) for level in range(-1, 4)})
+        self._leaf_levels = frozenset(level for level in self._levels.sizes if shape.block_allowed(level))
         self._quota = frames
         self._refuse_in: int | None = None
         self._root = Table({})
@@ -218,11 +220,11 @@ class ModelStage2:
 
         def fill(at: Place) -> Answer:
             nonlocal written
-            leaf = Leaf(pa + (at.lo - ipa), attrs)
-            if at.level < coarsest or not self._fits(leaf, at):
+            output = pa + (at.lo - ipa)
+            if at.level < coarsest or not self._fits(output, at):
                 return DESCEND
             written += at.bytes
-            return leaf
+            return Leaf(output, attrs)
 
         def rule(node: Leaf | Table, at: Place) -> Answer:
             nonlocal kept
@@ -293,19 +295,26 @@ class ModelStage2:
     def _change(self, ipa: int, size: int, permissions: Callable[[Prot], Prot], must_exist: bool) -> Changed:
         changed = mapped = 0
 
+        @remembering
+        def wanted(attrs: Attrs) -> Attrs | None:
+            prot = permissions(attrs.prot)
+            if prot & Prot.X and attrs.memtype.forbids_execute:
+                return None
+            return attrs if prot == attrs.prot else attrs._replace(prot=prot)
+
         def rule(node: Leaf | Table, at: Place) -> Answer:
             nonlocal changed, mapped
             if isinstance(node, Table):
                 return DESCEND
-            prot = permissions(node.attrs.prot)
-            if prot & Prot.X and node.attrs.memtype.forbids_execute:
+            attrs = wanted(node.attrs)
+            if attrs is None:
                 raise AttributesError(f"{node.attrs.memtype} memory at {at.lo:#x}: no execute", at.lo, at.level)
-            changes = prot != node.attrs.prot
+            changes = attrs is not node.attrs
             if changes and not at.whole:
                 return DESCEND
             mapped += at.bytes
             changed += changes
-            return node.with_prot(prot) if changes else node
+            return node.with_attrs(attrs)
 
         edit = self._edit(ipa, size, rule)
         if must_exist and mapped == 0:
@@ -332,7 +341,7 @@ class ModelStage2:
     def test_young(self, ipa: SupportsIndex, size: SupportsIndex | str) -> bool:
         """Whether a leaf of which a part is in the range has its access flag set."""
         ipa, size = self._range(ipa, size)
-        return any(leaf.attrs.af for leaf, _ in leaves(self._shape, self._root, ipa, ipa + size))
+        return any(leaf.attrs.af for leaf, _, _ in leaves(self._levels, self._root, ipa, ipa + size))
 
     def test_and_clear_young(self, ipa: SupportsIndex, size: SupportsIndex | str, flush: bool = False) -> bool:
         """Answer as `test_young`, and clear the flag in every such leaf.
@@ -344,14 +353,16 @@ class ModelStage2:
 
     def _set_af(self, ipa: int, size: int, af: bool) -> Changed:
         changed = mapped = 0
+        wanted = _with_af(af)
 
         def rule(node: Leaf | Table, at: Place) -> Answer:
             nonlocal changed, mapped
             if isinstance(node, Table):
                 return DESCEND
+            attrs = wanted(node.attrs)
             mapped += at.bytes
-            changed += node.attrs.af != af
-            return node if node.attrs.af == af else node.with_af(af)
+            changed += attrs is not node.attrs
+            return node.with_attrs(attrs)
 
         self._commit(self._edit(ipa, size, rule))
         return Changed(changed, mapped)
@@ -405,15 +416,16 @@ class ModelStage2:
 
     def _as_block(self, table: Table, at: Place) -> Leaf | None:
         block = table.entries.get(0)
-        if not isinstance(block, Leaf) or not self._fits(block, at):
+        if not isinstance(block, Leaf) or not self._fits(block.pa, at):
             return None
-        step = self._shape.size(at.level + 1)
+        step, young = self._levels.sizes[at.level + 1], _with_af(True)
+        wanted, used = young(block.attrs), False
         for i in range(at.size // step):
             leaf = table.entries.get(i)
-            if not isinstance(leaf, Leaf) or leaf.with_af(True) != block.at(i * step).with_af(True):
+            if not isinstance(leaf, Leaf) or leaf.pa != block.pa + i * step or young(leaf.attrs) != wanted:
                 return None
-            block = block.with_af(block.attrs.af or leaf.attrs.af)
-        return block
+            used = used or leaf.attrs.af
+        return block.with_attrs(wanted) if used else block
 
     # --- questions ---
 
@@ -444,7 +456,7 @@ class ModelStage2:
             raise TranslationFault(f"IPA {ipa:#x}: nothing is mapped at level {at.level}", ipa, at.level, access)
         if not leaf.attrs.af and not self._ha:
             raise AccessFlagFault(f"IPA {ipa:#x}: the access flag is clear", ipa, at.level, access)
-        if {Access.READ: Prot.R, Access.WRITE: Prot.W, Access.EXECUTE: Prot.PX}[access] not in leaf.attrs.prot:
+        if _NEEDS[access] not in leaf.attrs.prot:
             reason = f"the leaf allows {leaf.attrs.prot}, not {access.name.lower()}"
             raise PermissionFault(f"IPA {ipa:#x}: {reason}", ipa, at.level, access)
         return Translation(leaf.at(ipa - at.base).pa, at.level, leaf.attrs.prot, leaf.attrs.memtype)
@@ -480,8 +492,8 @@ class ModelStage2:
             table = self._shape.size(level - 1) if level > self._shape.start_level else 1 << self._shape.ipa_bits
             step = Step(level, ipa % table // size, base, size, "table")
             if level == end.level:
-                kind, value = ("empty", 0) if leaf is None else ("leaf", self._raw(leaf, end))
-                mapping = None if leaf is None else self._mapping(leaf, end)
+                kind, value = ("empty", 0) if leaf is None else ("leaf", self._raw(leaf, end.level))
+                mapping = None if leaf is None else self._mapping(leaf, end.level, end.base, value)
                 step = replace(step, kind=kind, value=value, mapping=mapping, fault=fault.kind if fault else None)
             steps.append(step)
         return Explanation(ipa, access, tuple(steps), hit, fault)
@@ -492,7 +504,7 @@ class ModelStage2:
         return (
             Entry(0, at.level, at.base, "empty")
             if leaf is None
-            else Entry(self._raw(leaf, at), at.level, at.base, "leaf")
+            else Entry(self._raw(leaf, at.level), at.level, at.base, "leaf")
         )
 
     def __getitem__(self, ipa: SupportsIndex) -> Mapping:
@@ -500,7 +512,7 @@ class ModelStage2:
         leaf, at = self._walk(self._inside(ipa))
         if leaf is None:
             raise self._nothing_mapped(check_address(ipa))
-        return self._mapping(leaf, at)
+        return self._mapping(leaf, at.level, at.base, self._raw(leaf, at.level))
 
     def __contains__(self, ipa: SupportsIndex) -> bool:
         return self._walk(self._inside(ipa))[0] is not None
@@ -511,25 +523,32 @@ class ModelStage2:
         Without `size`: to the end of the IPA space.
         """
         ipa, size = self._range(ipa, (1 << self._shape.ipa_bits) - check_address(ipa) if size is None else size)
-        return (self._mapping(leaf, at) for leaf, at in leaves(self._shape, self._root, ipa, ipa + size))
+        return self._mappings(ipa, ipa + size)
+
+    def _mappings(self, lo: int, hi: int) -> Iterator[Mapping]:
+        bits = remembering(self._bits)
+        for leaf, level, base in leaves(self._levels, self._root, lo, hi):
+            raw = bits(leaf.attrs)[level == 3] | output_bits(self._shape, leaf.pa)
+            yield self._mapping(leaf, level, base, raw)
 
     def __iter__(self) -> Iterator[Mapping]:
         return self.leaves()
 
     def stats(self) -> Stats:
         """Count table frames and leaves by level, and the bytes mapped."""
-        start = self._shape.start_level
-        frames, leaf_counts = dict.fromkeys(range(start, 4), 0), dict.fromkeys(range(start, 4), 0)
-        for level, table in tables(self._root, start):
-            frames[level] += 1 if table is not self._root else self._shape.root_frames
-            nodes = table.entries.values()
-            leaf_counts[level] += len(nodes) if level == 3 else sum(isinstance(node, Leaf) for node in nodes)
-        return Stats(frames, leaf_counts, sum(n * self._shape.size(level) for level, n in leaf_counts.items()))
+        start, census = self._levels.first, self._census()
+        frames = dict(enumerate((tables for tables, _ in census), start))
+        counts = dict(enumerate((leaves for _, leaves in census), start))
+        frames[start] = self._shape.root_frames
+        return Stats(frames, counts, sum(n * self._levels.sizes[level] for level, n in counts.items()))
 
     @property
     def frames_in_use(self) -> int:
         """Table frames, the root's included."""
-        return self._shape.root_frames - 1 + sum(1 for _ in tables(self._root, self._shape.start_level))
+        return self._shape.root_frames - 1 + sum(tables for tables, _ in self._census())
+
+    def _census(self) -> tuple[tuple[int, int], ...]:
+        return self._root.census(self._levels.first)
 
     @property
     def geometry(self) -> Geometry:
@@ -573,7 +592,7 @@ class ModelStage2:
         join: Callable[[Table, Place], Leaf | Table] | None = None,
     ) -> Edit:
         """Compute what the table becomes when the rule is applied to the range."""
-        edit = Edit(self._shape, self._root, rule, hole, join)
+        edit = Edit(self._levels, self._root, rule, hole, join)
         edit.run(ipa, ipa + size)
         return edit
 
@@ -594,11 +613,11 @@ class ModelStage2:
             raise _out_of_frames(frames, self._quota - self.frames_in_use)
 
     def _walk(self, ipa: int) -> tuple[Leaf | None, Place]:
-        return walk(self._shape, self._root, ipa)
+        return walk(self._levels, self._root, ipa)
 
-    def _fits(self, leaf: Leaf, at: Place) -> bool:
-        """Whether the leaf may stand at this place."""
-        return at.whole and self._shape.block_allowed(at.level) and leaf.pa % at.size == 0
+    def _fits(self, pa: int, at: Place) -> bool:
+        """Whether a leaf to `pa` may stand at this place."""
+        return at.whole and at.level in self._leaf_levels and pa % at.size == 0
 
     # --- arguments and results ---
 
@@ -628,20 +647,33 @@ class ModelStage2:
         return attrs
 
     def _refuse_leaves(self, ipa: int, size: int) -> None:
-        for leaf, at in leaves(self._shape, self._root, ipa, ipa + size):
-            raw = self._raw(leaf, at)
-            raise ConflictError(f"IPA {at.lo:#x} is mapped: level {at.level} entry {raw:#x}", at.lo, at.level)
+        for leaf, level, base in leaves(self._levels, self._root, ipa, ipa + size):
+            found, raw = max(ipa, base), self._raw(leaf, level)
+            raise ConflictError(f"IPA {found:#x} is mapped: level {level} entry {raw:#x}", found, level)
 
     def _nothing_mapped(self, ipa: int) -> NotMappedError:
         level = self._walk(ipa)[1].level
         return NotMappedError(f"nothing is mapped at {ipa:#x} (the walk ends at level {level})", ipa, level)
 
-    def _raw(self, leaf: Leaf, at: Place) -> int:
-        return attr_bits(leaf.attrs, at.level == 3, self._fwb, self._xnx) | output_bits(self._shape, leaf.pa)
+    def _bits(self, attrs: Attrs) -> tuple[int, int]:
+        """Encode attributes: those of a block, and those of a page."""
+        return attr_bits(attrs, False, self._fwb, self._xnx), attr_bits(attrs, True, self._fwb, self._xnx)
 
-    def _mapping(self, leaf: Leaf, at: Place) -> Mapping:
-        a = leaf.attrs
-        return Mapping(at.base, at.size, leaf.pa, at.level, a.prot, a.memtype, a.af, a.software, self._raw(leaf, at))
+    def _raw(self, leaf: Leaf, level: int) -> int:
+        return self._bits(leaf.attrs)[level == 3] | output_bits(self._shape, leaf.pa)
+
+    def _mapping(self, leaf: Leaf, level: int, base: int, raw: int) -> Mapping:
+        a, size = leaf.attrs, self._levels.sizes[level]
+        return Mapping(base, size, leaf.pa, level, a.prot, a.memtype, a.af, a.software, raw)
+
+
+_NEEDS = {Access.READ: Prot.R, Access.WRITE: Prot.W, Access.EXECUTE: Prot.PX}
+"""The permission that an access needs."""
+
+
+def _with_af(af: bool) -> Callable[[Attrs], Attrs]:
+    """Give attributes another access flag; those that have it already come back as they are."""
+    return remembering(lambda attrs: attrs if attrs.af == af else attrs._replace(af=af))
 
 
 def _out_of_frames(needed: int, available: int) -> OutOfFramesError:

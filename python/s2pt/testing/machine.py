@@ -73,23 +73,28 @@ def _beginnings(
 _RARE = ("refusals", "refusals", "translate", "fail_allocation")
 
 
-def _step(machine: Stage2Machine) -> SearchStrategy[Call]:
-    """Generate the calls of this run: mostly its operations, often where it was busy before."""
-    config, recent = machine.config, tuple(machine.recent)
+_FAILING = (0, 0, 1, 2, 3, 600)
+_MACHINE: SearchStrategy[Stage2Machine] = st.runner()
 
-    def of(name: str) -> SearchStrategy[Call]:
-        if name == "translate":
-            return strategies.translations(config)
-        if name == "refusals":
-            return strategies.refusals(config)
-        if name == "fail_allocation":
-            return st.builds(Call, st.just(name), st.sampled_from((0, 0, 1, 2, 3, 600)))
-        return strategies.calls(config, name, recent)
 
-    # The others need to come up in every run, however many operations it has: one step in six is theirs.
-    rare = [name for name in _RARE if name not in machine.skip]
-    names = machine.operations * (5 * len(rare)) + rare * len(machine.operations)
-    return st.sampled_from(names or machine.operations).flatmap(of)
+@st.composite
+def _steps(draw: st.DrawFn) -> Call:
+    """Draw the next call of a run: mostly its operations, often where it was busy before."""
+    machine = draw(_MACHINE)
+    name = strategies.pick(draw, machine.names)
+    if name == "translate":
+        return draw(machine.translations)
+    if name == "refusals":
+        return draw(machine.refusals)
+    if name == "fail_allocation":
+        return Call(name, strategies.pick(draw, _FAILING))
+    return strategies.call(draw, machine.config, name, tuple(machine.recent))
+
+
+def _names(operations: list[str], skip: frozenset[str]) -> list[str]:
+    """Say what is called, as often as it is there: the rare calls come up in every run, one step in six is theirs."""
+    rare = [name for name in _RARE if name not in skip]
+    return operations * (5 * len(rare)) + rare * len(operations) or operations
 
 
 class Stage2Machine(RuleBasedStateMachine):
@@ -117,7 +122,9 @@ class Stage2Machine(RuleBasedStateMachine):
     @initialize(beginning=st.runner().flatmap(lambda machine: _beginnings(machine.tables, machine.skip)))
     def create(self, beginning: tuple[TableConfig, list[str], list[Call]]) -> None:
         """Make both tables and map something."""
-        self.config, self.operations, maps = beginning
+        self.config, operations, maps = beginning
+        self.names = _names(operations, self.skip)
+        self.translations, self.refusals = strategies.translations(self.config), strategies.refusals(self.config)
         self.recent: deque[strategies.Range] = deque(maxlen=6)
         self.operated = 0
         self.model = ModelStage2(**self.config.keywords())
@@ -128,7 +135,7 @@ class Stage2Machine(RuleBasedStateMachine):
             self._operate(call)
         self.agrees = True
 
-    @rule(call=st.runner().flatmap(_step))
+    @rule(call=_steps())
     def step(self, call: Call) -> None:
         """Make one call on both, and compare."""
         self.agrees = False
@@ -196,9 +203,14 @@ class Stage2Machine(RuleBasedStateMachine):
             assert self.adapter.stats() == self.model.stats()
 
     def teardown(self) -> None:
-        """Compare all leaves, unless a step has failed already."""
-        if self.agrees:
-            self._compare_leaves(0, 1 << self.config.ipa_bits)
+        """Compare all leaves, unless a step has failed already, and let go of the tables."""
+        try:
+            if self.agrees:
+                self._compare_leaves(0, 1 << self.config.ipa_bits)
+        finally:
+            # Hypothesis keeps the machine in a circle: until the collector comes, tables of many runs would pile up.
+            vars(self).pop("model", None)
+            vars(self).pop("adapter", None)
 
 
 def make_machine(

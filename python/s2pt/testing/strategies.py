@@ -12,8 +12,9 @@ Calls that an implementation must refuse have strategies of their own (`refusals
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -50,6 +51,20 @@ class Range(NamedTuple):
         return f"Range({self.ipa:#x}, {self.size:#x})"
 
 
+_T = TypeVar("_T")
+_BOOLEANS = st.booleans()
+
+
+@lru_cache(maxsize=1024)
+def _index(count: int) -> SearchStrategy[int]:
+    return st.integers(0, count - 1)
+
+
+def pick(draw: st.DrawFn, options: Sequence[_T]) -> _T:
+    """Draw one of some options, as `sampled_from` does; to make a strategy for each draw takes longer than the draw."""
+    return options[draw(_index(len(options)))]
+
+
 # --- tables --------------------------------------------------------------------------------------------------------
 
 _GRANULES = (4 << 10,) * 4 + (16 << 10,) * 2 + (64 << 10,)  # the larger the tables the slower each run
@@ -81,18 +96,18 @@ def configs(
     quotas : bool
         Whether some tables have only a few more frames than their root takes.
     """
-    granule = draw(st.sampled_from(granules))
-    wide = draw(st.booleans()) if lpa2 is None else lpa2
-    ipa_bits = draw(st.sampled_from((32, 33, 36, 39, 40, 42, 43, 44, 47, 48) + ((49, 51, 52) if wide else ())))
+    granule = pick(draw, granules)
+    wide = draw(_BOOLEANS) if lpa2 is None else lpa2
+    ipa_bits = pick(draw, (32, 33, 36, 39, 40, 42, 43, 44, 47, 48) + ((49, 51, 52) if wide else ()))
     config = TableConfig(
         ipa_bits=ipa_bits,
         granule=granule,
-        pa_bits=52 if wide else draw(st.sampled_from((48, 44, 36))),
+        pa_bits=52 if wide else pick(draw, (48, 44, 36)),
         lpa2=wide and granule != 64 << 10,
-        fwb=draw(st.booleans()),
-        xnx=draw(st.booleans()),
-        blocks=draw(st.sampled_from(Blocks)),
-        ha=draw(st.sampled_from((True, True, False))),
+        fwb=draw(_BOOLEANS),
+        xnx=draw(_BOOLEANS),
+        blocks=pick(draw, tuple(Blocks)),
+        ha=pick(draw, (True, True, False)),
     )
     keywords = config.keywords()
     first = {4 << 10: -1 if wide else 0, 16 << 10: 0 if wide else 1, 64 << 10: 1}[granule]
@@ -100,10 +115,10 @@ def configs(
     starts = [
         level for level in range(first, 3) if 1 <= ipa_bits - (stride * (4 - level) + 3) <= stride + 4
     ]  # as many bits as a root of 1..16 frames resolves
-    keywords["start_level"] = draw(st.sampled_from([None, *starts]))
+    keywords["start_level"] = pick(draw, [None, *starts])
     if quotas:
         root = geometry_of(TableConfig(**keywords)).root_frames
-        keywords["frames"] = draw(st.sampled_from((None, None, None, root, root + 2, root + 5, root + 12)))
+        keywords["frames"] = pick(draw, (None, None, None, root, root + 2, root + 5, root + 12))
     return TableConfig(**keywords)
 
 
@@ -141,23 +156,24 @@ def addresses(config: TableConfig) -> SearchStrategy[int]:
     )
 
 
-def ranges(config: TableConfig, recent: tuple[Range, ...] = ()) -> SearchStrategy[Range]:
+@st.composite
+def ranges(draw: st.DrawFn, config: TableConfig, recent: tuple[Range, ...] = ()) -> Range:
     """Generate valid ranges: a few pages, blocks more or less a page, the largest blocks, all between two edges.
 
     Half of them are ranges of `recent`, some with one end moved by a page or a block.
     """
+    return _range(draw, config, recent)
+
+
+def _range(draw: st.DrawFn, config: TableConfig, recent: tuple[Range, ...]) -> Range:
     shape = geometry_of(config)
-    if not recent:
-        return _fresh_ranges(shape)
+    if not recent or not draw(_BOOLEANS):
+        return draw(_fresh_ranges(shape))
     page, block, limit = shape.granule, shape.size(2), 1 << shape.ipa_bits
-
-    def moved(used: Range, low: int, high: int) -> Range:
-        a = min(max(used.ipa + low, 0), limit - page)
-        b = min(max(used.ipa + used.size + high, a + page), limit)
-        return Range(a, b - a)
-
-    steps = st.sampled_from((0, 0, 0, 0, page, -page, block, -block))
-    return st.one_of(_fresh_ranges(shape), st.builds(moved, st.sampled_from(recent), steps, steps))
+    used, steps = pick(draw, recent), (0, 0, 0, 0, page, -page, block, -block)
+    a = min(max(used.ipa + pick(draw, steps), 0), limit - page)
+    b = min(max(used.ipa + used.size + pick(draw, steps), a + page), limit)
+    return Range(a, b - a)
 
 
 @lru_cache(maxsize=256)
@@ -203,17 +219,25 @@ def _finest(shape: Geometry, size: int) -> int:
 
 def prots(config: TableConfig, memtype: MemType = MemType.NORMAL) -> SearchStrategy[Prot]:
     """Generate permissions that a leaf of this memory type can have in this table."""
+    return st.sampled_from(_prots(config, memtype))
+
+
+def _prots(config: TableConfig, memtype: MemType = MemType.NORMAL) -> list[Prot]:
     usual = [Prot.RW, Prot.R, Prot.NONE, Prot.W]
     if not memtype.forbids_execute:
         usual += [Prot.RWX, Prot.RX, Prot.X]
         usual += [Prot.RW | Prot.PX, Prot.R | Prot.UX] if config.xnx else []
-    return st.sampled_from(usual)
+    return usual
 
 
 def memtypes(config: TableConfig) -> SearchStrategy[MemType]:
     """Generate memory types that this table can say; mostly normal memory."""
+    return st.sampled_from(_memtypes(config))
+
+
+def _memtypes(config: TableConfig) -> list[MemType]:
     other = MemType.AS_STAGE1 if config.fwb else MemType.NORMAL_WT
-    return st.sampled_from([MemType.NORMAL] * 5 + [MemType.DEVICE, MemType.NORMAL_NC, other])
+    return [MemType.NORMAL] * 5 + [MemType.DEVICE, MemType.NORMAL_NC, other]
 
 
 # --- calls ---------------------------------------------------------------------------------------------------------
@@ -222,63 +246,71 @@ def memtypes(config: TableConfig) -> SearchStrategy[MemType]:
 @st.composite
 def maps(draw: st.DrawFn, config: TableConfig, recent: tuple[Range, ...] = ()) -> Call:
     """Generate maps: to aligned and to skewed output, some at the end of the PA space, with every `existing`."""
+    return _map(draw, config, recent)
+
+
+def _map(draw: st.DrawFn, config: TableConfig, recent: tuple[Range, ...]) -> Call:
     shape = geometry_of(config)
-    ipa, size = draw(ranges(config, recent))
+    ipa, size = _range(draw, config, recent)
     largest_block = max(shape.size(level) for level in range(shape.start_level, 4) if shape.block_allowed(level))
     size = min(size, _MOST_ENTRIES * largest_block, 1 << (config.pa_bits - 1))
     finest = _finest(shape, size)
     # The output agrees with the IPA below the size of one level, so that leaves of this level and finer ones fit.
     room = (1 << config.pa_bits) - size
     levels = [level for level in range(shape.start_level, finest) if ipa % shape.size(level) <= room]
-    aligned_to = shape.size(draw(st.sampled_from([*levels[-3:], finest])))
+    aligned_to = shape.size(pick(draw, [*levels[-3:], finest]))
     low = ipa % aligned_to
     if low > room:
         size, aligned_to, low, room = shape.granule, shape.granule, 0, (1 << config.pa_bits) - shape.granule
     highest = (room - low) // aligned_to
-    pa = low + min(draw(st.sampled_from((1, 0, 2, 3, highest))), highest) * aligned_to
-    memtype = draw(memtypes(config))
-    existing = draw(st.sampled_from([Existing.REPLACE, Existing.REPLACE, Existing.KEEP, Existing.ERROR]))
-    over_tables = {"over_tables": True} if existing is Existing.KEEP and draw(st.booleans()) else {}
+    pa = low + min(pick(draw, (1, 0, 2, 3, highest)), highest) * aligned_to
+    memtype = pick(draw, _memtypes(config))
+    existing = pick(draw, [Existing.REPLACE, Existing.REPLACE, Existing.KEEP, Existing.ERROR])
+    over_tables = {"over_tables": True} if existing is Existing.KEEP and draw(_BOOLEANS) else {}
     return Call(
         "map",
         ipa,
         size,
         pa,
-        draw(prots(config, memtype)),
+        pick(draw, _prots(config, memtype)),
         memtype=memtype,
         existing=existing,
-        largest=draw(st.sampled_from([None, None, None, *range(-1, finest + 1)])),
-        software=draw(st.sampled_from((0, 0, 0, 1, 15))),
-        af=draw(st.sampled_from((True, True, False))),
+        largest=pick(draw, [None, None, None, *range(-1, finest + 1)]),
+        software=pick(draw, (0, 0, 0, 1, 15)),
+        af=pick(draw, (True, True, False)),
         **over_tables,
     )
-
-
-def _levels(finest: int) -> SearchStrategy[int]:
-    """Generate levels to split to, mostly the finest."""
-    return st.sampled_from([finest] * 4 + list(range(-1, finest)))
 
 
 @st.composite
 def splits(draw: st.DrawFn, config: TableConfig, recent: tuple[Range, ...] = ()) -> Call:
     """Generate splits of ranges, and of some pages at an end of one, to a level that does not make too many leaves."""
+    return _split(draw, config, recent)
+
+
+def _split(draw: st.DrawFn, config: TableConfig, recent: tuple[Range, ...]) -> Call:
     shape = geometry_of(config)
-    ipa, size = draw(ranges(config, recent))
-    part = draw(st.sampled_from((0, 0, 0, 1, -1, 3, -3))) * shape.granule
+    ipa, size = _range(draw, config, recent)
+    part = pick(draw, (0, 0, 0, 1, -1, 3, -3)) * shape.granule
     if 0 < abs(part) < size:
         ipa, size = (ipa, part) if part > 0 else (ipa + size + part, -part)
-    return Call("split", ipa, size, draw(_levels(_finest(shape, size))))
+    finest = _finest(shape, size)
+    return Call("split", ipa, size, pick(draw, [*[finest] * 4, *range(-1, finest)]))
 
 
 @st.composite
 def collapses(draw: st.DrawFn, config: TableConfig, recent: tuple[Range, ...] = ()) -> Call:
     """Generate collapses: of a range and the whole tables around it, or of the one table at its start or its end."""
+    return _collapse(draw, config, recent)
+
+
+def _collapse(draw: st.DrawFn, config: TableConfig, recent: tuple[Range, ...]) -> Call:
     shape = geometry_of(config)
-    ipa, size = draw(ranges(config, recent))
-    span = shape.size(draw(st.sampled_from([3, 2, 2, 2, *range(max(shape.start_level, 0), 2)])))
+    ipa, size = _range(draw, config, recent)
+    span = shape.size(pick(draw, [3, 2, 2, 2, *range(max(shape.start_level, 0), 2)]))
     low = ipa // span * span
     high = min(-(-(ipa + size) // span) * span, 1 << shape.ipa_bits)
-    part = draw(st.sampled_from(("around", "start", "end")))
+    part = pick(draw, ("around", "start", "end"))
     if part == "start":
         high = min(low + span, high)
     elif part == "end":
@@ -297,14 +329,19 @@ OPERATIONS = ("map", "unmap", "split", "collapse", *_WITH_PROT, *_ON_RANGE[1:])
 @st.composite
 def calls(draw: st.DrawFn, config: TableConfig, name: str, recent: tuple[Range, ...] = ()) -> Call:
     """Generate calls of the operation `name`."""
+    return call(draw, config, name, recent)
+
+
+def call(draw: st.DrawFn, config: TableConfig, name: str, recent: tuple[Range, ...]) -> Call:
+    """Draw a call, as `calls` generates it."""
     if name == "map":
-        return draw(maps(config, recent))
+        return _map(draw, config, recent)
     if name == "split":
-        return draw(splits(config, recent))
+        return _split(draw, config, recent)
     if name == "collapse":
-        return draw(collapses(config, recent))
-    prot = (draw(prots(config)),) if name in _WITH_PROT else ()
-    return Call(name, *draw(ranges(config, recent)), *prot)
+        return _collapse(draw, config, recent)
+    prot = (pick(draw, _prots(config)),) if name in _WITH_PROT else ()
+    return Call(name, *_range(draw, config, recent), *prot)
 
 
 def translations(config: TableConfig) -> SearchStrategy[Call]:
@@ -321,36 +358,32 @@ def refusals(draw: st.DrawFn, config: TableConfig) -> Call:
     """
     shape = geometry_of(config)
     page, limit, pa_limit = shape.granule, 1 << shape.ipa_bits, 1 << shape.pa_bits
-    ipa, size = draw(ranges(config))
+    ipa, size = _range(draw, config, ())
     size = min(size, 64 * page)
     misaligned = [(ipa + 1, size), (ipa + page // 2, size)]
     odd_sizes = [(ipa, 0), (ipa, size + 1), (ipa, page - 1)]
     beyond = [(limit, page), (limit - page, 2 * page), (0, limit + page), (page, limit)]
     overflowing = [((1 << 64) - page, page), ((1 << 64) - page, 2 * page), (page, (1 << 64) - page), (1 << 64, page)]
     negative = [(-page, page), (ipa, -page)]
-    bad_range = draw(st.sampled_from((misaligned, odd_sizes, beyond, overflowing, negative)).flatmap(st.sampled_from))
-    bad_map = st.sampled_from(
-        [
-            Call("map", ipa, size, page // 2, Prot.RW),
-            Call("map", ipa, size, pa_limit, Prot.RW),
-            Call("map", ipa, 2 * page, pa_limit - page, Prot.RW) if ipa + 2 * page <= limit else None,
-            Call("map", ipa, size, (1 << 64) - page, Prot.RW),
-            Call("map", ipa, size, -page, Prot.RW),
-            Call("map", ipa, size, 0, Prot.RX, memtype=MemType.DEVICE),
-            Call("map", ipa, size, 0, Prot.X, memtype=MemType.NORMAL_NC),
-            Call("map", ipa, size, 0, Prot.RW, memtype=MemType.NORMAL_WT if config.fwb else MemType.AS_STAGE1),
-            Call("map", ipa, size, 0, Prot.RW, software=16),
-            Call("map", ipa, size, 0, Prot.RW, largest=4),
-            Call("map", ipa, size, 0, Prot.RW, largest=-2),
-            Call("split", ipa, size, 4),
-            None if config.xnx else Call("map", ipa, size, 0, Prot.R | Prot.PX),
-            None if config.xnx else Call("relax", ipa, size, Prot.UX),
-        ]
-    ).filter(lambda call: call is not None)
-    if draw(st.integers(0, 3)) == 0:
-        call = draw(bad_map)
-        assert call is not None
-        return call
-    name = draw(st.sampled_from(("map", "split", "collapse", *_ON_RANGE, *_WITH_PROT)))
+    bad_maps = [
+        Call("map", ipa, size, page // 2, Prot.RW),
+        Call("map", ipa, size, pa_limit, Prot.RW),
+        Call("map", ipa, 2 * page, pa_limit - page, Prot.RW) if ipa + 2 * page <= limit else None,
+        Call("map", ipa, size, (1 << 64) - page, Prot.RW),
+        Call("map", ipa, size, -page, Prot.RW),
+        Call("map", ipa, size, 0, Prot.RX, memtype=MemType.DEVICE),
+        Call("map", ipa, size, 0, Prot.X, memtype=MemType.NORMAL_NC),
+        Call("map", ipa, size, 0, Prot.RW, memtype=MemType.NORMAL_WT if config.fwb else MemType.AS_STAGE1),
+        Call("map", ipa, size, 0, Prot.RW, software=16),
+        Call("map", ipa, size, 0, Prot.RW, largest=4),
+        Call("map", ipa, size, 0, Prot.RW, largest=-2),
+        Call("split", ipa, size, 4),
+        None if config.xnx else Call("map", ipa, size, 0, Prot.R | Prot.PX),
+        None if config.xnx else Call("relax", ipa, size, Prot.UX),
+    ]
+    if draw(_index(4)) == 0:
+        return pick(draw, [bad for bad in bad_maps if bad is not None])
+    bad_range = pick(draw, pick(draw, (misaligned, odd_sizes, beyond, overflowing, negative)))
+    name = pick(draw, ("map", "split", "collapse", *_ON_RANGE, *_WITH_PROT))
     rest = (0, Prot.RW) if name == "map" else (Prot.RW,) if name in _WITH_PROT else ()
     return Call(name, *bad_range, *rest)
