@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from traces import DATA, SNAPSHOTS, read_known
 
 from s2pt._core import BenchJob
 from s2pt.cli.app import run
 from s2pt.errors import S2ptError
 
-DATA = Path(__file__).parent / "data" / "kvm-traces"
-SNAPSHOTS = DATA / "snapshots"
 POLICIES = ["serial", "parallel", "lockless"]
 
 Command = Callable[..., str]
@@ -174,6 +173,12 @@ def test_dirty_log_refuses(refused: Command, arguments: list[str], message: str)
 
 
 # --- replay --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def traces_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command have the recorded guests as they were read before; all other files it reads itself."""
+    monkeypatch.setattr(sys.modules["s2pt.cli.replay"], "read", read_known)
 
 
 @pytest.mark.parametrize(

@@ -10,26 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trace_simulation import simulate
+from trace_simulation import Result, simulate
+from traces import DATA, GUESTS, SNAPSHOTS, guest, run
 
 import s2pt.trace
-from s2pt.trace import EVENT, EventFlag, Kind, Outcome, Trace, as_words
+from s2pt.trace import EVENT, EventFlag, Kind, Outcome, as_words
 from s2pt.trace.sidecar import slot_events
 from s2pt.trace.slots import Slots
 
-DATA = Path(__file__).parent / "data" / "kvm-traces"
-SNAPSHOTS = DATA / "snapshots"
-GUESTS = ["thpoff_2vcpu", "thpon_2vcpu", "migrate_2vcpu"]
-
 
 @cache
-def guest(tag: str) -> Trace:
-    return s2pt.trace.read(DATA / f"{tag}.txt.xz")
-
-
-@cache
-def run(prefix: str) -> Trace:
-    return s2pt.trace.read(SNAPSHOTS / prefix)
+def simulated(tag: str, sizes: str) -> Result:
+    return simulate(guest(tag), sizes=sizes)
 
 
 # --- what is in them -----------------------------------------------------------------------------------------------
@@ -165,7 +157,7 @@ LEAVES = {"thpoff_2vcpu": [24538], "thpon_2vcpu": [52], "migrate_2vcpu": [8135, 
 @pytest.mark.parametrize("tag", GUESTS)
 def test_simulation_arrives_at_every_dumped_table(tag: str, sizes: str) -> None:
     """IPA, size, output address, permissions and access flag of every leaf, from recorded calls and from KVM's rule."""
-    result = simulate(guest(tag), sizes=sizes)
+    result = simulated(tag, sizes)
     assert [dump.theirs for dump in result.dumps] == LEAVES[tag]
     for dump in result.dumps:
         assert (dump.only_theirs, dump.only_ours, +dump.differ) == ([], [], Counter())
@@ -175,7 +167,7 @@ def test_simulation_arrives_at_every_dumped_table(tag: str, sizes: str) -> None:
 
 def test_level_differs_only_where_a_call_of_another_vcpu_was_in_flight() -> None:
     trace = guest("migrate_2vcpu")
-    result = simulate(trace, sizes="calls")
+    result = simulated("migrate_2vcpu", "calls")
     handled = trace.of_kind(Kind.HANDLED)
     for row in result.differing:
         fault = trace.events[row]

@@ -10,11 +10,10 @@ import numpy.typing as npt
 import pytest
 from trace_simulation import Simulation
 from trace_tape import BLOCK, HVA, PAGE, RAM, WRITE_L3, Tape
+from traces import guest, run
 
-from s2pt.trace import Kind, Trace, read
+from s2pt.trace import Kind, Trace
 from s2pt.trace.compare import Cause, Comparison, LevelDifference, compare
-
-DATA = Path(__file__).parent / "data" / "kvm-traces"
 
 
 class Replay(Simulation):
@@ -45,12 +44,12 @@ def compared(trace: Trace, **options: object) -> tuple[list[Comparison], list[Le
 
 
 def test_equal_tables_have_no_differences() -> None:
-    (end,), levels = compared(read(DATA / "thpon_2vcpu"), sizes="calls")
+    (end,), levels = compared(guest("thpon_2vcpu"), sizes="calls")
     assert (end.name, end.theirs, end.ours, end.same, end.differences, levels) == ("end", 52, 52, 52, [], [])
 
 
 def test_every_leaf_that_exact_split_keeps_is_explained() -> None:
-    comparisons, levels = compared(read(DATA / "migrate_2vcpu"), sizes="calls", exact=True)
+    comparisons, levels = compared(guest("migrate_2vcpu"), sizes="calls", exact=True)
     assert [one.causes() for one in comparisons] == [{Cause.KEPT.value: 8729}, {Cause.KEPT.value: 898}]
     assert [one.counts() for one in comparisons] == [{"only ours": 8729}, {"only ours": 898}]
     assert [one.same for one in comparisons] == [8135, 19113]
@@ -58,7 +57,7 @@ def test_every_leaf_that_exact_split_keeps_is_explained() -> None:
 
 
 def test_sizes_by_rule_differ_only_by_what_was_kept() -> None:
-    comparisons, levels = compared(read(DATA / "migrate_2vcpu"), sizes="rule", exact=True)
+    comparisons, levels = compared(guest("migrate_2vcpu"), sizes="rule", exact=True)
     causes = sum((Counter(one.causes()) for one in comparisons), Counter())
     assert set(causes) == {Cause.KEPT.value, Cause.FOLLOWS.value}
     assert Cause.UNKNOWN not in {one.cause for one in levels}
@@ -66,7 +65,7 @@ def test_sizes_by_rule_differ_only_by_what_was_kept() -> None:
 
 @pytest.mark.parametrize("prefix", ["k612_trace_thp", "k612_trace_pt_thp"])
 def test_runs_without_recorded_calls_are_explained_too(prefix: str) -> None:
-    comparisons, levels = compared(read(DATA / "snapshots" / prefix), sizes="rule", exact=True)
+    comparisons, levels = compared(run(prefix), sizes="rule", exact=True)
     causes = sum((Counter(one.causes()) for one in comparisons), Counter())
     assert causes
     assert Cause.UNKNOWN.value not in causes

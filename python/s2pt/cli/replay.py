@@ -86,13 +86,13 @@ def replay(
     order = _order(order, threads, free, jobs)
     policies = parse_policies(policy)
     stall = parse_time(stall_tlbi)
-    recorded = read(trace, allow_lost=allow_lost)
     reordered = semantics is Semantics.KVM and order is not Order.RECORDED
     if reordered and sizes is Sizes.RECORDED:
         # A page mapped into a block drops its other pages: which ones are there then, only the recorded order tells.
         raise refuse(
             "--semantics kvm: recorded calls drop other pages in another order; take --sizes trace with threads"
         )
+    recorded = read(trace, allow_lost=allow_lost)
     if sizes is None:
         sizes = Sizes.RECORDED if recorded.has_sizes and not reordered else Sizes.TRACE
     elif sizes is Sizes.RECORDED and not recorded.has_sizes:
