@@ -117,7 +117,7 @@ def outputs(recording: Recording):
 
 def renumbered(recording: Recording, events: Sequence[Event]) -> Recording:
     """Put the steps into this order, numbered anew."""
-    steps = tuple(replace(event, sequence=number) for number, event in enumerate(events))
+    steps = tuple(Event(number, event.thread, event.kind, event.fields) for number, event in enumerate(events))
     return replace(recording, events=steps)
 
 

@@ -31,7 +31,7 @@ def run(prefix: str) -> Trace:
 
 
 def read_known(path: str | os.PathLike[str], *, allow_lost: bool = False) -> Trace:
-    """Read as `s2pt.trace.read` does, but what lies among the recorded guests only once, by whatever name it is called."""
+    """Read as `s2pt.trace.read` does; but a recorded guest only once, by whichever of its names."""
     path = Path(path)
     if DATA in path.parents and not allow_lost:
         named = path if path.name.endswith(".xz") or path.parent == SNAPSHOTS else path.with_name(f"{path.name}.txt.xz")

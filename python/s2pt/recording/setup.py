@@ -6,6 +6,7 @@ A second statement of the descriptor formats, from the architecture, that shares
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from s2pt._checks import check_integer, check_type
@@ -44,6 +45,12 @@ def freeze(value: int) -> int:
 def thaw(value: int) -> int:
     """Give what a frozen entry was."""
     return value & ~(FROZEN | FROZEN_VALID) | (VALID if value & FROZEN_VALID else 0)
+
+
+@cache
+def _rights(bits: int) -> frozenset[str]:
+    found = {name for name, bit in (("r", READ), ("w", WRITE), ("w", DBM)) if bits & bit}
+    return frozenset(found | {0b00: {"x1", "x0"}, 0b01: {"x0"}, 0b10: set(), 0b11: {"x1"}}[bits >> 53 & 0b11])
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +118,7 @@ class Setup:
 
     def rights(self, value: int) -> frozenset[str]:
         """Give what a leaf permits: ``r``, ``w`` (by itself or through hardware's dirty state), ``x1``, ``x0``."""
-        found = {name for name, bit in (("r", READ), ("w", WRITE)) if value & bit}
-        if value & DBM:
-            found.add("w")
-        xn = value >> 53 & 0b11 if self.xnx else value >> 53 & 0b10
-        found |= {0b00: {"x1", "x0"}, 0b01: {"x0"}, 0b10: set(), 0b11: {"x1"}}[xn]
-        return frozenset(found)
+        return _rights(value & (READ | WRITE | DBM | (XN if self.xnx else XN & XN << 1)))
 
     # --- as JSON -----------------------------------------------------------------------------------------------------
 

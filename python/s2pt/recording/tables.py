@@ -34,7 +34,7 @@ class Table:
         self.above: tuple[Table, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
     """An entry."""
 
@@ -91,6 +91,8 @@ class Tables:
 
     def __init__(self, setup: Setup, start: Snapshot | None) -> None:
         self.setup = setup
+        self._of_frame = -setup.geometry.granule
+        self._sizes = {level: setup.geometry.size(level) for level in range(-1, 4)}
         self._by_frame: dict[int, Table] = {}
         if start is not None:
             for state, tables in ((LINKED, start.linked), (RETIRED, start.retired)):
@@ -115,7 +117,7 @@ class Tables:
 
     def place(self, entry: int) -> Place | None:
         """Find the entry at a physical address."""
-        table = self._by_frame.get(entry & -self.setup.geometry.granule)
+        table = self._by_frame.get(entry & self._of_frame)
         return None if table is None else Place(table, (entry - table.pa) // 8)
 
     def take(self, frame: int, thread: int, sequence: int) -> Table:
@@ -134,16 +136,12 @@ class Tables:
         """Free a frame."""
         self._by_frame.pop(frame, None)
 
-    def size(self, level: int) -> int:
-        """Bytes that an entry at `level` translates."""
-        return self.setup.geometry.size(level)
-
     def ipa(self, place: Place) -> int | None:
         """Give the first address that an entry translates, if that is known."""
         table = place.table
         if table.ipa is None or table.level is None:
             return None
-        return table.ipa + place.index * self.size(table.level)
+        return table.ipa + place.index * self._sizes[table.level]
 
     def children(self, table: Table) -> Iterator[tuple[int, Table]]:
         """Give the tables that the entries of one point to, frozen entries included."""
