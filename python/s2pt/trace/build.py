@@ -25,17 +25,17 @@ import numpy.typing as npt
 
 from s2pt.trace.events import NO_VCPU, EventFlag, Kind, Outcome, SlotChange
 from s2pt.trace.files import fail, shown
-from s2pt.trace.ftrace import MARK_EVENTS, Line, hex_after, key_values
+from s2pt.trace.ftrace import HEX, MARK_EVENTS, Line, hex_after, key_values
 from s2pt.trace.records import Key, Row, to_records
 from s2pt.trace.sidecar import MOST_AT_ONCE, CsvRow, Dump, TableShape, prot_bits
 from s2pt.trace.slots import SlotEvent, Slots
 
 __all__ = ["Builder", "is_write"]
 
-_FAULT = re.compile(r"ipa (\S+), hsr (\S+), hxfar (\S+), pc (\S+)")
-_ACCESS = re.compile(r"IPA: (\S+)")
-_RANGE = re.compile(r"mmu notifier (?:unmap range|age hva): (\S+) -- (\S+)")
-_POINT = re.compile(r"mmu notifier (?:test age|set pte) hva: (\S+)")
+_FAULT = re.compile(f"ipa {HEX}, hsr {HEX}, hxfar {HEX}, pc {HEX}")
+_ACCESS = re.compile(f"IPA: {HEX}")
+_RANGE = re.compile(f"mmu notifier (?:unmap range|age hva): {HEX} -- {HEX}")
+_POINT = re.compile(f"mmu notifier (?:test age|set pte) hva: {HEX}")
 
 _SILENT = frozenset(
     {
@@ -219,7 +219,9 @@ class Builder:
     def _guest_fault(self, line: Line) -> None:
         self._close(line.tid)
         ipa, esr, far, _pc = hex_after(line, _FAULT, "ipa 0x.., hsr 0x.., hxfar 0x.., pc 0x..")
-        vcpu = self.vcpus.setdefault(line.tid, max(self.vcpus.values(), default=-1) + 1)
+        if line.tid not in self.vcpus:
+            self.vcpus[line.tid] = max(self.vcpus.values(), default=-1) + 1
+        vcpu = self.vcpus[line.tid]
         csv = self._csv_row(line, ipa, esr)
         slot = self._slots.at(ipa)
         row = self._add(Kind.FAULT, line, vcpu=vcpu, ipa=ipa, esr=esr, far=far, slot=slot.id if slot else -1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +172,7 @@ def _merge(slots: list[SlotEvent], lines: list[Line], calls: list[Line]) -> list
         [(item.time_us, rank, number, item) for number, item in enumerate(stream)]
         for rank, stream in enumerate(ordered)
     ]
-    return [item for _, _, _, item in heapq.merge(*streams)]
+    return [item for _, _, _, item in sorted(itertools.chain(*streams))]  # three runs, which the sort only merges
 
 
 def _remarks(events: npt.NDArray[np.void], has_calls: bool, calls_name: str) -> list[str]:

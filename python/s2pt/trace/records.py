@@ -73,7 +73,11 @@ def _fill_backing(
             found[index] = (pa or 0, host_size, flags)
             if row.kind is Kind.MAP and recorded is None and pa is not None:
                 records["map_pa"][index] = pa
-    for index, (pa, host_size, flags) in found.items():
-        for at in (index, records["ref"][index]) if rows[index].kind is Kind.HANDLED else (index,):
-            records["pa"][at], records["host_size"][at] = pa, host_size
-            records["flags"][at] |= np.uint64(flags)
+    # A fault and its handling, each of which names the other, have the same page behind them.
+    places = np.fromiter(found, np.intp, len(found))
+    told = np.array(list(found.values()), np.uint64).reshape(-1, 3)
+    handled = records["kind"][places] == Kind.HANDLED
+    faults = records["ref"][places[handled]].astype(np.intp)
+    for rows_at, values in ((places, told), (faults, told[handled])):
+        records["pa"][rows_at], records["host_size"][rows_at] = values[:, 0], values[:, 1]
+        records["flags"][rows_at] |= values[:, 2]
