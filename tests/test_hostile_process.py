@@ -164,8 +164,8 @@ BUSY = {
         "s2.take_back(1 << 30, 4096)", "s2.access(1 << 30, 'w')",
     ),
     "a sink": (
-        "s2 = Stage2(sink=lambda kind, fields: kind == 'tlbi_ipa' and time.sleep(0.5)); s2.map(0, '2MiB', pa=0)", "s2.unmap(0, 4096)",
-        "s2.stats()",
+        "s2 = Stage2(sink=lambda kind, fields: kind == 'tlbi_ipa' and time.sleep(0.5)); s2.map(0, '2MiB', pa=0)",
+        "s2.unmap(0, 4096)", "s2.stats()",
     ),
 }  # fmt: skip
 
