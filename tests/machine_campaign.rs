@@ -7,10 +7,14 @@
 //!
 //! `S2PT_CAMPAIGN_SECONDS` sets how long each round lasts (3), `S2PT_CAMPAIGN_SEED` how it begins.
 
+#[path = "chance/mod.rs"]
+mod chance;
+
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use chance::Random;
 use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Level, Pa, Prot};
 use s2pt::machine::{Access, Cpu, Machine, MachineOptions, Port};
 use s2pt::memory::{Arena, ArenaOptions, TableMemory};
@@ -26,23 +30,6 @@ const RAM: u64 = 0x40_0000_0000;
 /// Pages of the shared tables that are used.
 const SHARED: u64 = 64;
 const SPAN: u64 = (1 + CPUS as u64) * BLOCK;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
 
 /// Gives peers the core where it hurts most: while an entry is LOCKED or FROZEN.
 #[derive(Default)]

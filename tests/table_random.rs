@@ -1,7 +1,11 @@
 //! Long random scripts against a flat page-by-page oracle, in shared and in exclusive mode, over several geometries.
 
+#[path = "chance/mod.rs"]
+mod chance;
+
 use std::collections::BTreeMap;
 
+use chance::Random;
 use s2pt::arch::{AccessKind, Attrs, BlockRule, FaultKind, Geometry, GeometryOptions, Granule, Ipa, Level, Pa, Prot};
 use s2pt::memory::{Arena, ArenaOptions, TableMemory};
 use s2pt::table::{Access, Config, Error, Existing, MapOptions, Null, Stage2, Tlb, View};
@@ -11,23 +15,6 @@ use s2pt::table::{Access, Config, Error, Existing, MapOptions, Null, Stage2, Tlb
 struct Page {
     pa: u64,
     prot: Prot,
-}
-
-/// SplitMix64: a few lines are shorter than a dependency, and the scripts must never change with one.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
 }
 
 fn geometry(granule: Granule, ipa_bits: u8, lpa2: bool) -> Geometry {

@@ -4,10 +4,14 @@
 //! The judge of stale translations is a small simulated TLB shared by all threads: it caches leaves as it finds them and drops only
 //! what a broadcast TLBI names, with the level hint taken at its word.
 
+#[path = "chance/mod.rs"]
+mod chance;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex};
 
+use chance::Random;
 use s2pt::arch::{Attrs, Dsb, Geometry, GeometryOptions, Granule, Ipa, Level, Pa, Prot, Pte, Scope, Tlbi};
 use s2pt::memory::{Arena, ArenaOptions, TableMemory};
 use s2pt::table::{Config, Error, Event, Existing, Handle, MapOptions, Null, Record, Recording, Stage2, Tlb};
@@ -15,27 +19,6 @@ use s2pt::table::{Config, Error, Event, Existing, Handle, MapOptions, Null, Reco
 const THREADS: usize = 8;
 /// Output address minus IPA where mappings lie on the line on which blocks form.
 const LINE: u64 = 1 << 33;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn pick<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-}
 
 /// Gives peers the core where it hurts most: while an entry is LOCKED, and between a freeze and the next.
 #[derive(Default)]

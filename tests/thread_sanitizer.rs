@@ -20,11 +20,15 @@
 //! exit code 66. Without the sanitizer it is a stress test like others, and short.
 #![cfg(not(any(loom, shuttle)))]
 
+#[path = "chance/mod.rs"]
+mod chance;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use chance::Random;
 use s2pt::arch::{AccessKind, Attrs, EntryKind, Geometry, GeometryOptions, Ipa, Level, Pa, Prot};
 use s2pt::memory::{Arena, ArenaOptions, TableMemory};
 use s2pt::table::{Config, Error, Event, Existing, FrameCache, Handle, MapOptions, Null, Stage2, Stay, Tlb};
@@ -39,23 +43,6 @@ const START: u64 = 3 << 30;
 const SHARED: u64 = 2 * BLOCK;
 /// Output address minus IPA where mappings lie on the line on which blocks form.
 const LINE: u64 = 1 << 33;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-
-    fn pick<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-}
 
 /// Gives peers the core while an entry is LOCKED, and counts.
 #[derive(Default)]

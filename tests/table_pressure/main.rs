@@ -2,6 +2,8 @@
 
 #![cfg(not(any(loom, shuttle)))]
 
+#[path = "../chance/mod.rs"]
+mod chance;
 #[path = "../inject/mod.rs"]
 mod inject;
 

@@ -3,7 +3,8 @@
 use s2pt::arch::{Attrs, Geometry, Ipa, Level, MemType, Pa, Prot};
 use s2pt::table::{Access, Error, Existing, MapOptions, Stay, Tlb, View, WalkFlags};
 
-use crate::support::{Memory, Random};
+use crate::chance::Random;
+use crate::support::Memory;
 
 #[derive(Clone, Copy, Debug)]
 pub enum What {

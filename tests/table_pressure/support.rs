@@ -8,27 +8,6 @@ use s2pt::table::{Access, Config, Null, Stage2, Tlb, View};
 
 pub type Memory = Arc<Arena>;
 
-/// SplitMix64.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    pub fn pick<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-}
-
 pub fn geometry(granule: Granule, ipa_bits: u8, lpa2: bool) -> Geometry {
     let pa_bits = if lpa2 || granule == Granule::K64 { 52 } else { 48 };
     Geometry::new(GeometryOptions {

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use s2pt::arch::{Attrs, Format, Granule, Ipa, Level, Pa, Prot, Pte};
 use s2pt::table::{Error, Existing, FrameCache, Handle, MapOptions, Null, Stage2};
 
-use crate::support::{Memory, Random, arena, audit, dose, geometry};
+use crate::chance::Random;
+use crate::support::{Memory, arena, audit, dose, geometry};
 
 const THREADS: u64 = 4;
 /// Output address minus IPA where blocks form.
