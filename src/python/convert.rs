@@ -5,16 +5,23 @@
 //! such as `"2MiB"`; that one is read by `s2pt.types.parse_size`, so that there is one grammar. Messages name the
 //! argument in the words of the Arm manual and the value in hex.
 
+mod number;
+mod words;
+
+use number::integer;
+pub use number::{short, unsigned};
+pub use words::{ACCESSES, MEM_TYPES, choice};
+use words::{BACKINGS, DIALECTS, EXISTING, FAULTS, LOG_MODES, ORDERS};
+
 use core::time::Duration;
 
-use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
-use pyo3::intern;
+use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
+use pyo3::types::PyString;
 
 use super::error;
-use super::exit::{Ask, stopping};
+use super::exit::Ask;
 use super::sink::Watch;
 use crate::arch::{AccessKind, BlockRule, Dialect, FaultKind, Granule, Ipa, Level, MemType, Pa, Prot};
 use crate::table::{Existing, Recording, Semantics, Stall, StallKind, WalkFlags};
@@ -311,116 +318,6 @@ extract! {
     DialectArg = |obj| choice(obj, "dialect", DIALECTS);
 }
 
-/// Texts of the memory types, in the words of `s2pt.MemType`.
-pub const MEM_TYPES: &[(&str, MemType)] = &[
-    ("device-nGnRnE", MemType::DeviceNGnRnE),
-    ("device-nGnRE", MemType::DeviceNGnRE),
-    ("device-nGRE", MemType::DeviceNGRE),
-    ("device-GRE", MemType::DeviceGRE),
-    ("normal-nc", MemType::NormalNc),
-    ("normal-wt", MemType::NormalWt),
-    ("normal", MemType::Normal),
-    ("as-stage1", MemType::AsStage1),
-];
-
-/// Texts of the accesses, in the words of `s2pt.Access`.
-pub const ACCESSES: &[(&str, AccessKind)] = &[
-    ("r", AccessKind::Read),
-    ("w", AccessKind::Write),
-    ("x", AccessKind::Execute),
-];
-
-const EXISTING: &[(&str, Existing)] = &[
-    ("replace", Existing::Replace),
-    ("keep", Existing::Keep),
-    ("error", Existing::Error),
-];
-
-const BACKINGS: &[(&str, Backing)] = &[
-    ("pages", Backing::Pages),
-    ("thp", Backing::Thp),
-    ("1g", Backing::Huge1G),
-];
-
-const ORDERS: &[(&str, Order)] = &[
-    ("recorded", Order::Recorded),
-    ("threads", Order::Threads),
-    ("free", Order::Free),
-];
-
-const FAULTS: &[(&str, FaultKind)] = &[
-    ("translation", FaultKind::Translation),
-    ("permission", FaultKind::Permission),
-    ("access-flag", FaultKind::AccessFlag),
-    ("address-size", FaultKind::AddressSize),
-];
-
-const LOG_MODES: &[(&str, DirtyLogMode)] = &[
-    ("auto", DirtyLogMode::Auto),
-    ("manual", DirtyLogMode::Manual),
-    ("initially-set", DirtyLogMode::ManualInitiallySet),
-];
-
-const DIALECTS: &[(&str, Dialect)] = &[("own", Dialect::Own), ("kvm6", Dialect::Kvm6), ("kvm7", Dialect::Kvm7)];
-
-/// The integer `obj` as an unsigned 64-bit value; `what` names it in the message when it is none.
-pub fn unsigned(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<u64> {
-    let number = integer(what, obj)?;
-    // Python reads signed integers far quicker, and hardly an address has its top bit set.
-    if let Ok(value @ 0..) = number.extract::<i64>() {
-        return Ok(value as u64);
-    }
-    number.extract::<u64>().or_else(|_| {
-        // Of a subclass the value alone: what it says about itself may be anything.
-        let number = index(&number)?;
-        let shown = number.call_method1(intern!(obj.py(), "__format__"), ("#x",))?;
-        let shown = cut(shown.to_string());
-        let reason = if number.lt(0)? {
-            "is negative"
-        } else {
-            "does not fit in 64 bits"
-        };
-        Err(error::address(obj.py(), format!("{what} {shown} {reason}")))
-    })
-}
-
-/// `obj` as an int, asked for its value once. What would convert silently but is no integer is refused: `bool`, `float`,
-/// and everything without `__index__`.
-fn integer<'py>(what: &str, obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    // An `int` of a subclass is its own index: an `IntFlag` above all.
-    if obj.is_instance_of::<PyInt>() && !obj.is_exact_instance_of::<PyBool>() {
-        return Ok(obj.clone());
-    }
-    let py = obj.py();
-    let wrong =
-        obj.is_instance_of::<PyBool>() || obj.is_instance_of::<PyFloat>() || !obj.hasattr(intern!(py, "__index__"))?;
-    if wrong {
-        let kind = obj.get_type();
-        let message = format!("{what} must be an integer, not {} ({})", kind.name()?, short(obj));
-        return Err(PyTypeError::new_err(message));
-    }
-    index(obj)
-}
-
-/// `operator.index`: an exact int.
-fn index<'py>(obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    static INDEX: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    INDEX.import(obj.py(), "operator", "index")?.ask((obj,))
-}
-
-/// `repr(obj)`, cut to a length that fits in a message.
-pub fn short(obj: &Bound<'_, PyAny>) -> String {
-    cut(stopping(|| obj.repr()).map_or_else(|_| String::from("?"), |repr| repr.to_string()))
-}
-
-/// A text as long as fits in a message.
-fn cut(text: String) -> String {
-    match text.char_indices().nth(60) {
-        Some((cut, _)) => format!("{}...", &text[..cut]),
-        None => text,
-    }
-}
-
 fn size(obj: &Bound<'_, PyAny>) -> PyResult<u64> {
     static PARSE_SIZE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     if !obj.is_instance_of::<PyString>() {
@@ -534,21 +431,4 @@ fn flags(obj: &Bound<'_, PyAny>) -> PyResult<WalkFlags> {
 fn software(obj: &Bound<'_, PyAny>) -> PyResult<u8> {
     let bits = unsigned("software", obj)?;
     u8::try_from(bits).map_err(|_| error::attributes(obj.py(), format!("software bits {bits:#x} are beyond 0xf")))
-}
-
-/// One of several words. The enumerations of `s2pt.types` are texts, so a member and its text are the same here.
-pub fn choice<T: Copy>(obj: &Bound<'_, PyAny>, what: &str, choices: &[(&str, T)]) -> PyResult<T> {
-    let Ok(text) = obj.cast::<PyString>() else {
-        return Err(PyTypeError::new_err(format!("{what} must be text, not {}", short(obj))));
-    };
-    let text = text.to_cow()?;
-    if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
-        return Ok(*value);
-    }
-    let words: Vec<String> = choices.iter().map(|(word, _)| format!("'{word}'")).collect();
-    Err(PyValueError::new_err(format!(
-        "{what} must be one of {}, not {}",
-        words.join(", "),
-        short(obj)
-    )))
 }

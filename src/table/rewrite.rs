@@ -1,10 +1,16 @@
 //! The walk behind the attribute operations: each leaf of a range gets a new value in place (R4), with the TLBI that this
 //! needs.
 
+mod run;
+mod value;
+
+use run::plain_run;
+use value::Rewritten;
+pub(crate) use value::{Clear, Rewrite, Set};
+
 use super::View;
 use super::attrs::Changed;
 use super::batch::Batch;
-use super::build::Piece;
 use super::entry::Table;
 use super::error::Error;
 use super::frames::Reserve;
@@ -15,77 +21,8 @@ use super::walk::{At, Step, Visitor};
 use super::way::{ByAccess, Way};
 use crate::arch::{Format, Ipa, Level, Pte};
 use crate::memory::TableMemory;
-use crate::sync::{AtomicU64, Ordering};
 use core::borrow::Borrow;
 use core::ops::Range;
-
-/// The new value of a leaf.
-pub(crate) trait Rewrite {
-    /// Whether it may give the right to execute, which takes cache operations before.
-    const GIVES: bool;
-
-    fn rewrite(&self, format: &Format, pte: Pte) -> Pte;
-
-    /// The bits that it clears, if it does nothing else.
-    fn clears(&self) -> Option<u64> {
-        None
-    }
-}
-
-/// Descriptor bits that are set: rights to read and write.
-pub(crate) struct Set(pub(crate) u64);
-
-impl Rewrite for Set {
-    const GIVES: bool = false;
-
-    #[inline(always)]
-    fn rewrite(&self, _: &Format, pte: Pte) -> Pte {
-        Pte::from_raw(pte.raw() | self.0)
-    }
-}
-
-/// Descriptor bits that are cleared.
-pub(crate) struct Clear(pub(crate) u64);
-
-impl Rewrite for Clear {
-    const GIVES: bool = false;
-
-    #[inline(always)]
-    fn rewrite(&self, _: &Format, pte: Pte) -> Pte {
-        Pte::from_raw(pte.raw() & !self.0)
-    }
-
-    #[inline(always)]
-    fn clears(&self) -> Option<u64> {
-        Some(self.0)
-    }
-}
-
-impl<F: Fn(&Format, Pte) -> Pte> Rewrite for F {
-    const GIVES: bool = true;
-
-    #[inline(always)]
-    fn rewrite(&self, format: &Format, pte: Pte) -> Pte {
-        self(format, pte)
-    }
-}
-
-/// The changed part of a block that is cut.
-struct Rewritten<'a, W> {
-    format: &'a Format,
-    rewrite: &'a W,
-}
-
-impl<W: Rewrite> Piece for Rewritten<'_, W> {
-    #[inline(always)]
-    fn piece(&self, _: Level, _: u64, old: Pte) -> Option<Pte> {
-        Some(self.rewrite.rewrite(self.format, old))
-    }
-
-    fn fits(&self, _: Level) -> bool {
-        true
-    }
-}
 
 /// Which TLBI a change of attributes needs before the operation returns.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -446,74 +383,6 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
             bytes: size,
         })
     }
-}
-
-/// What became of the entries of one table.
-struct Run {
-    entries: usize,
-    valid: u64,
-    changed: u64,
-    /// The first and the last that changed; not looked for where nobody asks.
-    span: Option<(usize, usize)>,
-    /// All bits of the leaves together.
-    flags: u64,
-}
-
-/// Rewrites entries that nobody else writes. `None`, and nothing was done: one of them is LOCKED.
-#[inline]
-fn plain_run<T: Tlb, W: Rewrite>(format: &Format, rewrite: &W, entries: &[AtomicU64]) -> Option<Run> {
-    // Relaxed throughout: alone.
-    let load = |entry: &AtomicU64| Pte::from_raw(entry.load(Ordering::Relaxed));
-    let (mut all, mut any) = (u64::MAX, 0);
-    for entry in entries {
-        let raw = load(entry).raw();
-        all &= raw;
-        any |= raw;
-    }
-    let full = Pte::from_raw(all).is_valid();
-    if !full && entries.iter().any(|entry| load(entry).is_locked()) {
-        return None;
-    }
-    let new = |pte: Pte| {
-        if pte.is_valid() {
-            rewrite.rewrite(format, pte)
-        } else {
-            pte
-        }
-    };
-    let mut run = Run {
-        entries: entries.len(),
-        valid: entries.len() as u64,
-        changed: 0,
-        span: None,
-        flags: any,
-    };
-    if T::ACTIVE {
-        let changes = |entry: &AtomicU64| new(load(entry)) != load(entry);
-        run.span = entries.iter().position(changes).zip(entries.iter().rposition(changes));
-    }
-    // A full table of leaves alike is the rule, and takes no look at the single entry.
-    match rewrite.clears() {
-        Some(bits) if full && any & bits == 0 => {}
-        Some(bits) if full && all & bits != 0 => {
-            for entry in entries {
-                entry.store(load(entry).raw() & !bits, Ordering::Relaxed);
-            }
-            run.changed = run.valid;
-        }
-        _ => {
-            (run.valid, run.flags) = (0, 0);
-            for entry in entries {
-                let old = load(entry);
-                let new = new(old);
-                entry.store(new.raw(), Ordering::Relaxed);
-                run.changed += u64::from(new != old);
-                run.valid += u64::from(old.is_valid());
-                run.flags |= old.raw() & (old.raw() & 1).wrapping_neg();
-            }
-        }
-    }
-    Some(run)
 }
 
 /// What a walk did, and saw.
