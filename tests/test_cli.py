@@ -164,7 +164,7 @@ def test_stalled_tlbis_hold_up_all_vcpus_only_under_the_serial_policy(result: Ca
         (["-w", "101"], "100"),
         (["-i", "0"], "'-i'"),
         (["--policy", "hope"], "policy must be one of 'serial', 'parallel', 'lockless', not 'hope'"),
-        (["--stall-tlbi", "200"], "'200' is not a time such as 200us"),
+        (["--stall-tlbi", "200"], "'200' is not a cost such as 200us"),
         (["--nonsense"], "--nonsense"),
     ],
 )
