@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use s2pt::arch::{Attrs, CacheOp, Dsb, Geometry, GeometryOptions, Ipa, Level, Pa, Prot, Pte, Tlbi};
+use s2pt::arch::{AccessKind, Attrs, CacheOp, Dsb, Geometry, GeometryOptions, Ipa, Level, Pa, Prot, Pte, Tlbi};
 use s2pt::memory::{Arena, ArenaOptions, Frame, TableMemory};
 use s2pt::table::{Config, Error, Event, Existing, FrameCache, MapOptions, Semantics, Stage2, Tlb};
 
@@ -186,7 +186,7 @@ fn a_map_that_is_refused_half_way_takes_back_what_it_did() {
     let refused = while_peer(
         &table,
         move |table, event| {
-            let first = matches!(event, Event::Store { new, .. } if new.is_valid());
+            let first = matches!(event, Event::Store { new, .. } if new.is_locked());
             if first && !done.swap(true, Ordering::Relaxed) {
                 map(table, BLOCK, PAGE);
             }
@@ -198,6 +198,73 @@ fn a_map_that_is_refused_half_way_takes_back_what_it_did() {
     );
     assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
     assert_eq!(table.handle().stats().mapped_bytes, 2 * PAGE);
+    settled(&table);
+}
+
+/// A peer who found a page mapped as he wants it relies on it, whatever becomes of the call that mapped it.
+#[test]
+fn what_a_map_that_may_replace_nothing_has_shown_stays() {
+    // The page in the way comes at once, or when the first page can be seen.
+    for early in [true, false] {
+        let table = table();
+        map(&table, 4 * BLOCK, PAGE); // the table above is there
+        let (kept, told) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let peer = told.clone();
+        let done = while_peer(
+            &table,
+            move |table, _| {
+                let view = table.handle().without_waiting();
+                let (attrs, options) = (Attrs::new(Prot::RW), pages(Existing::Replace));
+                let page = |ipa| view.map(Ipa::new(ipa), PAGE, Pa::new(PA + ipa), &attrs, options);
+                let shown = view.translate(Ipa::new(0), AccessKind::Read).is_ok();
+                if shown && page(0).is_ok_and(|mapped| mapped.kept == PAGE) {
+                    peer.store(true, Ordering::Relaxed);
+                }
+                if (shown || early) && !kept.swap(true, Ordering::Relaxed) {
+                    let _ = page(2 * BLOCK);
+                }
+            },
+            || {
+                let (attrs, options) = (Attrs::new(Prot::RW), pages(Existing::Error));
+                table.handle().map(Ipa::new(0), 3 * BLOCK, Pa::new(PA), &attrs, options)
+            },
+        );
+        assert_eq!(done.is_ok(), !early, "{done:?}");
+        assert_eq!(told.load(Ordering::Relaxed), !early);
+        let all = if early { 2 * PAGE } else { 3 * BLOCK + PAGE };
+        assert_eq!(table.handle().stats().mapped_bytes, all);
+        settled(&table);
+    }
+}
+
+#[test]
+fn a_table_that_a_peer_empties_beside_a_refused_map_goes() {
+    let table = table();
+    map(&table, 0, PAGE);
+    map(&table, 4 * BLOCK, PAGE);
+    let done = AtomicBool::new(false);
+    let refused = while_peer(
+        &table,
+        move |table, event| {
+            let first = matches!(event, Event::Store { new, .. } if new.is_locked());
+            if first && !done.swap(true, Ordering::Relaxed) {
+                table.handle().without_waiting().unmap(Ipa::new(0), PAGE).unwrap();
+                map(table, BLOCK, PAGE);
+            }
+        },
+        || {
+            let (attrs, options) = (Attrs::new(Prot::RW), pages(Existing::Error));
+            table.handle().map(Ipa::new(PAGE), BLOCK, Pa::new(PA), &attrs, options)
+        },
+    );
+    assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
+    let stats = table.handle().stats();
+    assert_eq!(stats.mapped_bytes, 2 * PAGE);
+    assert_eq!(
+        table.handle().lookup(Ipa::new(0)).unwrap().level,
+        Level::L2,
+        "the table of pages is gone"
+    );
     settled(&table);
 }
 

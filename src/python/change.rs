@@ -55,7 +55,8 @@ impl PyStage2 {
     /// existing : Existing or str
     ///     ``"replace"``: what is mapped makes way; what translates as wanted already is left alone.
     ///     ``"keep"``: what is mapped stays, the holes are filled.
-    ///     ``"error"``: anything mapped in the range is a conflict, and nothing is mapped.
+    ///     ``"error"``: anything mapped in the range is a conflict, and nothing is mapped, not for a moment either (but with
+    ///     ``semantics="kvm"``); whoever faults in the range meanwhile tries again.
     /// largest : int, optional
     ///     The smallest level number at which a leaf may be made: 3 forces pages. None is as the geometry allows.
     /// software : int

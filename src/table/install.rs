@@ -379,6 +379,9 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 reserve.spare(self.tables_needed(root, &leaves) - 1);
             }
         }
+        if A::SHARED && !self.kvm() && options.existing == Existing::Error {
+            return self.claim(start, end, leaves, reserve);
+        }
         let mut visitor = Map::new(leaves, options, reserve, start);
         let walked = self.walk(start, end, &mut visitor);
         mutated!(PublishBarrierMap, (), self.publish_barrier());
@@ -398,13 +401,12 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         self.relieve();
         match walked {
             Err(error) if mapped.bytes > 0 && options.existing == Existing::Error => {
-                // A peer came between the plan and the walk. All that lies behind was a hole that this call filled, and
-                // becomes a hole again; where a peer has changed it since, it is his.
+                // KVM's semantics, which look at nothing before they begin. All that lies behind was a hole that this call
+                // filled, and becomes a hole again; where a peer has changed it since, it is his.
                 let waiting = View {
                     wait: true,
                     ..self.again()
                 };
-                mutated!(UndoForgotten, return Err(error));
                 let _ = waiting.unmap_only(start, reached, |level, base, pte| pte == leaves.leaf(level, base));
                 Err(error)
             }

@@ -19,7 +19,8 @@ pub enum Existing {
     Replace,
     /// It stays; only holes are filled. This is the fault path: a peer was faster.
     Keep,
-    /// It is an error, and nothing is mapped at all.
+    /// It is an error, and nothing is mapped at all, nor was for a moment. While it is not decided nobody can use the range:
+    /// who comes to it waits, or is told [`Again`](Error::Again). (With KVM's semantics pages may be mapped for a moment.)
     Error,
 }
 

@@ -14,6 +14,7 @@ mod attrs;
 mod batch;
 mod build;
 mod cache;
+mod claim;
 mod collapse;
 mod descend;
 mod dirty;

@@ -180,7 +180,7 @@ impl Unmap {
 }
 
 /// Unlinks the tables of a range in which nothing is left.
-struct Sweep;
+pub(crate) struct Sweep;
 
 impl<M: TableMemory, T: Tlb, A: Access> Visitor<M, T, A> for Sweep {
     const AFTER: bool = true;

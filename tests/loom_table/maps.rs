@@ -43,6 +43,64 @@ fn two_maps_of_neighbours_share_the_new_table() {
     });
 }
 
+/// Who finds a page mapped, or maps it, has it mapped: also where a call that may replace nothing had a part in it and was
+/// refused at the next page.
+#[test]
+fn a_map_that_may_replace_nothing_meets_maps_of_its_pages() {
+    explore("map that may replace nothing/maps of its pages", Some(3), || {
+        let table = table(2, 3);
+        map_pages(&table, 0, 1, A, Prot::RW);
+        map_pages(&table, 3 * PAGE, 1, A + 3 * PAGE, Prot::RW);
+        let other = spawn(&table, |view| {
+            let won = map(view, 2 * PAGE, PAGE, B, Prot::RW, Existing::Keep);
+            map(view, PAGE, PAGE, A + PAGE, Prot::RW, Existing::Keep);
+            won
+        });
+        let options = MapOptions {
+            existing: Existing::Error,
+            ..MapOptions::default()
+        };
+        let pages = (Ipa::new(PAGE), 2 * PAGE, Pa::new(A + PAGE));
+        let done = table
+            .handle()
+            .map(pages.0, pages.1, pages.2, &Attrs::new(Prot::RW), options);
+        let won = other.join().unwrap();
+        match done {
+            Ok(mapped) => assert!(mapped.bytes == 2 * PAGE && !won, "{mapped:?}"),
+            Err(Error::Conflict { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        let second = if won { B } else { A + 2 * PAGE };
+        let all = [Some(A), Some(A + PAGE), Some(second), Some(A + 3 * PAGE)];
+        assert_eq!(outputs(&table, 4), all);
+        settled(&table);
+    });
+}
+
+/// Of two such calls for one range one maps all of it, and the other nothing.
+#[test]
+fn two_maps_that_may_replace_nothing_race_for_one_range() {
+    explore("two maps that may replace nothing, of one range", Some(3), || {
+        let table = table(2, 3);
+        map_pages(&table, 0, 1, A, Prot::RW);
+        map_pages(&table, 3 * PAGE, 1, A, Prot::RW);
+        let whole = |view: &Handle<'_, Memory>, pa: u64| {
+            let options = MapOptions {
+                existing: Existing::Error,
+                ..MapOptions::default()
+            };
+            view.map(Ipa::new(PAGE), 2 * PAGE, Pa::new(pa), &Attrs::new(Prot::RW), options)
+                .is_ok()
+        };
+        let other = spawn(&table, move |view| whole(view, B));
+        let mine = whole(&table.handle(), A);
+        assert!(mine != other.join().unwrap(), "exactly one maps the range");
+        let first = if mine { A } else { B };
+        assert_eq!(outputs(&table, 3)[1..], [Some(first), Some(first + PAGE)]);
+        settled(&table);
+    });
+}
+
 #[test]
 fn a_map_races_an_unmap() {
     explore("map/unmap of one page, the table stays", None, || {

@@ -51,6 +51,14 @@ fn becomes_valid(event: Event) -> bool {
     matches!(event, Event::Store { new, .. } if new.is_valid())
 }
 
+/// The first change of a call that begins: what may replace nothing locks holes before it fills one.
+fn begins(existing: Existing) -> fn(Event) -> bool {
+    match existing {
+        Existing::Error => |event| matches!(event, Event::Store { new, .. } if new.is_locked()),
+        _ => becomes_valid,
+    }
+}
+
 /// The quota is what is in use: not one frame is left.
 fn use_up(table: &Table) {
     table.memory().set_quota(Some(table.memory().stats().in_use));
@@ -73,7 +81,7 @@ fn the_frames_that_a_peer_gave_back_serve() {
     for existing in [Existing::Replace, Existing::Keep, Existing::Error] {
         let table = tight(&[0, BLOCK + 20 * PAGE]);
         let view = table.handle();
-        at(becomes_valid, || {
+        at(begins(existing), || {
             assert_eq!(table.handle().unmap(Ipa::new(BLOCK), BLOCK), Ok(PAGE));
         });
         let done = map(&view, START, SIZE, Prot::RW, existing).unwrap();
@@ -96,7 +104,7 @@ fn without_them_a_map_stops_part_way_and_an_exact_one_takes_it_back() {
         let view = table.handle();
         let reader = table.handle();
         let stay = parked.then(|| reader.stay());
-        at(becomes_valid, move || {
+        at(begins(existing), move || {
             let peer = table.handle();
             assert_eq!(peer.unmap(Ipa::new(BLOCK), BLOCK), Ok(PAGE));
             if !parked {
