@@ -26,9 +26,11 @@ import s2pt.costs
 import s2pt.machine
 import s2pt.migrate
 import s2pt.trace
+import s2pt.workloads
 from s2pt import _core, image
 from s2pt.testing import TableConfig
 from s2pt.types import Access, Backing, Blocks, DumpStyle, Existing, MemType, Policy, Prot, Semantics, WalkFlags
+from s2pt.workloads import common
 
 GUEST = 1 << 30
 
@@ -80,7 +82,7 @@ PARAMETERS: dict[str, Pick] = {
     "access": one_of(*Access, "r", "w", "x"), "level": _level, "style": one_of(*DumpStyle), "errors": one_of("raise",
     "skip"),
     "ipa_bits": one_of(32, 36, 40, 48), "granule": one_of(4096, "16KiB", "64KiB"), "pa_bits": one_of(40, 44, 48, 52),
-    "start_level": one_of(None, 0, 1, 2), "lpa2": _bool, "fwb": _bool, "xnx": _bool, "blocks": one_of(None, *Blocks),
+    "start_level": one_of(None, 0, 1, 2), "lpa2": _bool, "fwb": _bool, "xnx": _bool,
     "semantics": one_of(*Semantics), "vmid": _small, "frames": one_of(None, 1, 4, 24), "tlbi_range": _bool, "ha": _bool,
     "hd": _bool, "sink": one_of(None, "counting", "recording", lambda *_: None), "stall_tlbi_ns": one_of(0, 1, 1000),
     "stall_how": one_of("sleep", "spin"), "dialect": one_of("own", "kvm6", "kvm7"), "memory": one_of("4MiB", 4 * MIB,
@@ -127,6 +129,12 @@ PARAMETERS: dict[str, Pick] = {
     "page_size": one_of(4096, 65536), "where": _text, "about": one_of({}, {"geometry": {}}), "has_calls": _bool,
     "pending_limit": one_of(None, 16, 64), "pending": _small, "retired": _small, "freed": _small, "peak": _small,
     "overruns": _small,
+    "dirty_ring": one_of(0, 64), "slots": one_of(1, 2), "overlap": _bool, "setup": lambda rng: _setup(),
+    "supply": one_of("kernel", "missing", "minor"), "one_queue": _bool, "readers": one_of(1, 2),
+    "delay": one_of(s2pt.Cost(), s2pt.Cost(1000)), "handled": one_of({}), "expected": _none,
+    "test": one_of("map", "rw", "move-active"), "time_s": one_of(0.0, 0.001), "taken_back": _small,
+    "wrong_words": _small,
+    "supplied": _small, "existed": _small, "wrong_pages": _none, "blocks": one_of(None, *Blocks),
     "complete": _bool, "runs": one_of([]), "page": one_of(PAGE), "hva": _address, "t_us": _small, "time_us": _small,
 }  # fmt: skip
 PARAMETERS = hostile_lab.PARAMETERS | PARAMETERS
@@ -190,6 +198,10 @@ def _dirty(state: int) -> Any:
     return _job(job, state)
 
 
+def _setup() -> Any:
+    return _core.Setup(vcpus=1, bytes_per_vcpu="2MiB", backing="thp", policy="lockless")
+
+
 def _bench(state: int) -> Any:
     return _job(_core.BenchJob(rows=[], rounds=1, size="2MiB"), state)
 
@@ -214,6 +226,13 @@ def _trace() -> Any:
 
 
 _TEXT = "---[ Guest IPA ]---\n0x0000000000000000-0x0000000080000000           2G 1\n"
+
+# KVM's other tests, small.
+EXPERIMENTS: dict[str, Callable[[], Any]] = {
+    kind: lambda kind=kind: getattr(s2pt.workloads, kind)(bytes_per_vcpu="2MiB")
+    for kind in ("AccessTracking", "PageTable", "DemandPaging", "Memslots")
+}
+EXPERIMENTS["Memslots"] = lambda: s2pt.workloads.Memslots(bytes_per_vcpu="64KiB", iterations=1)
 
 # Makers of objects; each called anew for every sequence of calls, and twice, where two objects are compared.
 RECEIVERS: dict[str, tuple[Callable[[], Any], ...]] = {
@@ -244,6 +263,23 @@ RECEIVERS: dict[str, tuple[Callable[[], Any], ...]] = {
     "s2pt._core.LeafIterator": (lambda: _iterator(small_table()),),
     "s2pt._core.ImageLeaves": (lambda: _iterator(small_table().image()),),
     "s2pt._core.Job": (lambda: _dirty(0),),
+    **{f"s2pt._core.{kind}Job": (lambda make=make: make().job(), lambda make=make: _job(make().job(), 2))
+       for kind, make in EXPERIMENTS.items()},
+    **{f"s2pt.workloads.{module}.{kind}": (EXPERIMENTS[kind],)
+       for module, kind in [("access_tracking", "AccessTracking"), ("page_table", "PageTable"),
+                            ("demand_paging", "DemandPaging"), ("memslots", "Memslots")]},
+    "s2pt.workloads.common.Experiment": (lambda: common.Experiment(vcpus=2),),
+    "s2pt.workloads.common.Report": (lambda: common.Report(1, 0, (), 0, 0, {}, True),),
+    "s2pt.workloads.common.Step": (lambda: common.Step("write", 1, {}, {}, {}, None, None, 1, None),),
+    "s2pt.workloads.memslots.MemslotsReport": (
+        lambda: s2pt.workloads.MemslotsReport(1, 0, (), 0, 0, {}, True, 0, 0, 0),
+    ),
+    "s2pt.workloads.page_table.PageTableReport": (
+        lambda: s2pt.workloads.PageTableReport(1, 0, (), 0, 0, {}, True, 1, 0),
+    ),
+    "s2pt.workloads.demand_paging.DemandPagingReport": (
+        lambda: s2pt.workloads.DemandPagingReport(1, 0, (), 0, 0, {}, True, 1, 1, 0, None),
+    ),
     "s2pt._core.BenchJob": (lambda: _bench(0), lambda: _bench(2)),
     "s2pt._core.DirtyLogJob": (lambda: _dirty(0), lambda: _dirty(2)),
     "s2pt._core.ReplayJob": (lambda: _replay(0), lambda: _replay(2)),

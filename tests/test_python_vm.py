@@ -278,7 +278,7 @@ def test_a_job_step_by_step():
 
 def test_bad_jobs():
     for error, options in (
-        (s2pt.OptionError, {"vcpus": 0}), (s2pt.OptionError, {"vcpus": 4097}), (s2pt.AddressError, {"vcpus": 1 << 63}),
+        (s2pt.OptionError, {"vcpus": 0}), (s2pt.OptionError, {"vcpus": 4097}), (s2pt.OptionError, {"vcpus": 1 << 63}),
         (s2pt.OptionError, {"bytes_per_vcpu": 0}), (s2pt.AlignmentError, {"bytes_per_vcpu": 4097}),
         (s2pt.AddressError, {"bytes_per_vcpu": "1PiB"}), (s2pt.OptionError, {"write_percent": 300}),
         (s2pt.AddressError, {"seed": -1}), (ValueError, {"policy": "x"}), (TypeError, {"vcpus": 1.5}),

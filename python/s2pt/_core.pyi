@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer, disjoint_base
 
-from s2pt.costs import Costs
+from s2pt.costs import Cost, Costs
 from s2pt.events import Event
 from s2pt.explain import Explanation
 from s2pt.image import Difference, PtdumpRun
@@ -37,9 +37,11 @@ from s2pt.types import (
 
 __all__ = [
     "LEAF_DTYPE",
+    "AccessTrackingJob",
     "BenchJob",
     "Changed",
     "Cpu",
+    "DemandPagingJob",
     "DirtyLogJob",
     "Entry",
     "Image",
@@ -49,9 +51,12 @@ __all__ = [
     "Machine",
     "Mapped",
     "Mapping",
+    "MemslotsJob",
     "MigrateJob",
+    "PageTableJob",
     "Ptdump",
     "ReplayJob",
+    "Setup",
     "Stage2",
     "Translation",
     "Vm",
@@ -70,6 +75,7 @@ _T = TypeVar("_T")
 _Size: TypeAlias = SupportsIndex | str
 _Access: TypeAlias = Access | Literal["r", "w", "x"]
 _Style: TypeAlias = DumpStyle | Literal["exact", "kvm6", "kvm7"]
+_Log: TypeAlias = Literal["lazy", "eager", "hardware", "ring"]
 _Row: TypeAlias = tuple[str, str, int, str]
 
 @disjoint_base
@@ -98,9 +104,62 @@ class DirtyLogJob(Job):
         random: bool,
         seed: SupportsIndex,
         policy: Policy | Literal["serial", "parallel", "lockless"],
+        semantics: Semantics | Literal["exact", "kvm"] = "exact",
+        log: _Log = "lazy",
+        ring_entries: SupportsIndex = 65536,
+        eager_chunk: _Size = 2097152,
+        slots: SupportsIndex = 1,
+        overlap: bool = False,
         stall_tlbi_ns: SupportsIndex = 0,
         stall_how: Literal["sleep", "spin"] = "sleep",
         costs: Costs | None = None,
+    ) -> Self: ...
+
+@final
+class Setup:
+    def __new__(
+        cls,
+        *,
+        vcpus: SupportsIndex,
+        bytes_per_vcpu: _Size,
+        backing: Backing | Literal["pages", "thp", "1g"],
+        policy: Policy | Literal["serial", "parallel", "lockless"],
+        overlap: bool = False,
+        slots: SupportsIndex = 1,
+        seed: SupportsIndex = 1,
+        semantics: Semantics | Literal["exact", "kvm"] = "exact",
+        costs: Costs | None = None,
+    ) -> Self: ...
+
+@final
+class AccessTrackingJob(Job):
+    def __new__(cls, setup: Setup, *, hardware_af: bool) -> Self: ...
+
+@final
+class PageTableJob(Job):
+    def __new__(cls, setup: Setup) -> Self: ...
+
+@final
+class MemslotsJob(Job):
+    def __new__(
+        cls,
+        setup: Setup,
+        *,
+        test: Literal["map", "unmap", "unmap-chunked", "move-active", "move-inactive", "rw"],
+        time_ns: SupportsIndex,
+        iterations: SupportsIndex | None,
+    ) -> Self: ...
+
+@final
+class DemandPagingJob(Job):
+    def __new__(
+        cls,
+        setup: Setup,
+        *,
+        supply: Literal["kernel", "missing", "minor"],
+        one_queue: bool,
+        readers: SupportsIndex,
+        delay: Cost,
     ) -> Self: ...
 
 @final
@@ -419,6 +478,8 @@ class Vm:
         fwb: bool = False,
         semantics: Semantics | Literal["exact", "kvm"] = "exact",
         execute_eagerly: bool = False,
+        dirty_ring: SupportsIndex = 0,
+        hd: bool = False,
         sink: Literal["counting", "recording"] | None = "counting",
         stall_tlbi_ns: SupportsIndex = 0,
         stall_how: Literal["sleep", "spin"] = "sleep",
@@ -473,6 +534,10 @@ class Vm:
         write_percent: SupportsIndex,
         random: bool,
         seed: SupportsIndex,
+        log: _Log,
+        eager_chunk: _Size,
+        slots: SupportsIndex,
+        overlap: bool,
     ) -> DirtyLogJob: ...
     def leaves_array(self) -> NDArray[np.void]: ...
     def stats(self) -> Stats: ...

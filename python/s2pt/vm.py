@@ -15,12 +15,12 @@ Translation(pa=0x40001234, level=2, prot=RW, memtype=NORMAL)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from s2pt import _core, _running
 from s2pt.errors import Fault
-from s2pt.types import Access, format_size
+from s2pt.types import Access, format_size, parse_size
 
 __all__ = ["DirtyLog", "DirtyLogReport", "PhaseReport", "Slot", "Vm"]
 
@@ -77,9 +77,19 @@ class DirtyLog:
     seed : int
         vCPU `i` uses ``seed + i``.
     manual_protect : bool
-        Clear by a call of its own, with every page dirty at first.
+        Clear by a call of its own, with every page dirty at first (not with ``"ring"``).
     slot : int
-        Which slot.
+        Which slot, or the first of several.
+    log : str
+        ``"lazy"``: a bitmap, write protection, blocks split by the writes; ``"eager"``: blocks split ahead;
+        ``"hardware"``: the hardware notes writes (``Vm(hd=True)``); ``"ring"``: a ring for each vCPU
+        (``Vm(dirty_ring=...)``), which empties it when it is full.
+    eager_chunk : int or str
+        Bytes that are split ahead at a time.
+    slots : int
+        How many slots, one behind the other with consecutive ids.
+    overlap : bool
+        Every vCPU goes through the memory of all.
     """
 
     vcpus: int = 1
@@ -90,6 +100,10 @@ class DirtyLog:
     seed: int = 1
     manual_protect: bool = True
     slot: int = 0
+    log: Literal["lazy", "eager", "hardware", "ring"] = "lazy"
+    eager_chunk: int | str = "2MiB"
+    slots: int = 1
+    overlap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +126,10 @@ class PhaseReport:
         Bits set in the bitmap that was fetched; None for other steps.
     complete : bool
         Whether it came to its end; the last step of a run that was ended early may not have.
+    handled : dict of str to int
+        Faults that changed the table, by what the guest lacked: ``"translation"``, ``"permission"``, ``"access_flag"``.
+    expected : dict of str to int, or None
+        What `handled` should be by the formula (docs/dirty-log.md); None if there is none for these options.
     """
 
     phase: str
@@ -122,6 +140,13 @@ class PhaseReport:
     frames: int
     dirty_pages: int | None
     complete: bool = True
+    handled: dict[str, int] = field(default_factory=dict)
+    expected: dict[str, int] | None = None
+
+    @property
+    def as_expected(self) -> bool | None:
+        """Whether the faults were those of the formula; None without one."""
+        return None if self.expected is None else self.expected == self.handled
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +274,16 @@ class Vm(_core.Vm):  # noqa: D101 - documented where it is implemented
             write_percent=job.write_percent,
             random=job.random,
             seed=job.seed,
+            log=job.log,
+            eager_chunk=parse_size(job.eager_chunk),
+            slots=job.slots,
+            overlap=job.overlap,
         )
         return _running.run(prepared, report, progress, poll_s, f"{job.vcpus} vCPUs:")
 
     def _share(self, job: DirtyLog) -> int:
         page = self.geometry.granule
-        size = next((slot.size for slot in self.slots if slot.id == job.slot), 0)
+        size = sum(slot.size for slot in self.slots if job.slot <= slot.id < job.slot + job.slots)
         return size // max(1, job.vcpus) // page * page
 
 

@@ -131,6 +131,16 @@ impl Ram {
         });
     }
 
+    /// Fills the 4 KiB page that holds `pa` with `word`, where memory is.
+    pub fn fill_page(&self, pa: Pa, word: u64) {
+        self.with_page(pa, true, |page| {
+            for place in page.into_iter().flatten() {
+                // Relaxed: as for a guest's own accesses.
+                place.store(word, Ordering::Relaxed);
+            }
+        });
+    }
+
     /// How many bytes of the 4 KiB page that holds `pa` are not the same in `other`; where there is no memory there are zeros.
     pub fn differing_bytes(&self, other: &Self, pa: Pa) -> u64 {
         let page = |ram: &Self| {

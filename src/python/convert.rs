@@ -26,7 +26,7 @@ use super::sink::Watch;
 use crate::arch::{AccessKind, BlockRule, Dialect, FaultKind, Granule, Ipa, Level, MemType, Pa, Prot};
 use crate::table::{Existing, Recording, Semantics, Stall, StallKind, WalkFlags};
 use crate::vm::replay::{Order, Sizes};
-use crate::vm::workload::LogKind;
+use crate::vm::workload::{LogKind, SlotTest, Supply};
 use crate::vm::{Backing, Cost, Costs, DirtyLogMode, Policy};
 
 /// An intermediate physical address given by the caller.
@@ -104,6 +104,10 @@ pub struct StallHow(pub StallKind);
 /// How long a TLBI stalls.
 #[derive(Clone, Copy)]
 pub struct StallFor(Duration);
+
+/// What one step costs: an `s2pt.Cost`.
+#[derive(Clone, Copy)]
+pub struct CostArg(pub Cost);
 
 /// What steps cost: an `s2pt.Costs`.
 #[derive(Clone, Copy)]
@@ -190,6 +194,14 @@ pub struct LogModeArg(pub DirtyLogMode);
 #[derive(Clone, Copy)]
 pub struct LogKindArg(pub LogKind);
 
+/// What is done to memory slots.
+#[derive(Clone, Copy)]
+pub struct SlotTestArg(pub SlotTest);
+
+/// Who has the pages that a guest misses.
+#[derive(Clone, Copy)]
+pub struct SupplyArg(pub Supply);
+
 /// What is kept of a table's maintenance.
 #[derive(Clone, Copy)]
 pub struct WatchArg(bool);
@@ -215,6 +227,11 @@ const RECORDED: usize = 1 << 16;
 impl LogModeArg {
     /// Every page counts as dirty at first.
     pub const INITIALLY_SET: Self = Self(DirtyLogMode::ManualInitiallySet);
+}
+
+impl LogKindArg {
+    /// A bitmap, and blocks split by the writes.
+    pub const LAZY: Self = Self(LogKind::Lazy);
 }
 
 impl PaArg {
@@ -304,6 +321,7 @@ extract! {
     SemanticsArg = |obj| choice(obj, "semantics", &[("exact", Semantics::Exact), ("kvm", Semantics::Kvm)]);
     FlagsArg = flags;
     StallFor = stall;
+    CostArg = |obj| cost("a cost", obj);
     CostsArg = costs;
     StallHow = |obj| choice(obj, "stall_how", &[("sleep", StallKind::Sleep), ("spin", StallKind::Spin)]);
     PolicyArg = |obj| choice(obj, "policy", &Policy::ALL.map(|policy| (policy.name(), policy)));
@@ -314,6 +332,8 @@ extract! {
     FaultKindArg = |obj| choice(obj, "kind", FAULTS);
     LogModeArg = |obj| choice(obj, "mode", LOG_MODES);
     LogKindArg = |obj| choice(obj, "log", &LogKind::ALL.map(|(kind, name)| (name, kind)));
+    SlotTestArg = |obj| choice(obj, "test", &SlotTest::ALL.map(|(test, name)| (name, test)));
+    SupplyArg = |obj| choice(obj, "supply", &Supply::ALL.map(|(supply, name)| (name, supply)));
     WatchArg = |obj| choice(obj, "sink", &[("counting", false), ("recording", true)]);
     DialectArg = |obj| choice(obj, "dialect", DIALECTS);
 }
@@ -373,25 +393,30 @@ fn at_most_a_second(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Duration> {
 }
 
 fn costs(obj: &Bound<'_, PyAny>) -> PyResult<Costs> {
-    let cost = |name: &str| {
-        let missing = |e: PyErr| {
-            if e.is_instance_of::<PyAttributeError>(obj.py()) {
-                PyTypeError::new_err("costs must be an s2pt.Costs")
-            } else {
-                e
-            }
-        };
-        let cost = obj.getattr(name).map_err(missing)?;
-        let duration = at_most_a_second(name, &cost.getattr("ns").map_err(missing)?)?;
-        let how: StallHow = cost.getattr("how").map_err(missing)?.extract()?;
-        Ok::<_, PyErr>(Cost::new(duration, how.0))
-    };
-    Ok::<_, PyErr>(Costs {
-        tlbi: cost("tlbi")?,
-        exit: cost("exit")?,
-        copy: cost("copy")?,
-        cache: cost("cache")?,
-        allocation: cost("allocation")?,
+    let part = |name: &str| cost(name, &attribute(obj, name)?);
+    Ok(Costs {
+        tlbi: part("tlbi")?,
+        exit: part("exit")?,
+        copy: part("copy")?,
+        cache: part("cache")?,
+        allocation: part("allocation")?,
+    })
+}
+
+fn cost(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Cost> {
+    let duration = at_most_a_second(what, &attribute(obj, "ns")?)?;
+    let how: StallHow = attribute(obj, "how")?.extract()?;
+    Ok(Cost::new(duration, how.0))
+}
+
+/// An attribute of what should be an `s2pt.Costs` or an `s2pt.Cost`.
+fn attribute<'py>(obj: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    obj.getattr(name).map_err(|e| {
+        if e.is_instance_of::<PyAttributeError>(obj.py()) {
+            PyTypeError::new_err("costs must be an s2pt.Costs")
+        } else {
+            e
+        }
     })
 }
 

@@ -30,11 +30,14 @@ mod query;
 mod replay;
 mod report;
 mod results;
+mod run;
+mod setup;
 mod signals;
 mod sink;
 mod stage2;
 mod types;
 mod vm;
+mod workloads;
 
 /// What Python without a GIL asks of a class: calls of several threads share the object and none borrows it alone, so no
 /// call is refused because another is under way. `get` compiles for frozen classes that are `Sync`, and no others.
@@ -50,6 +53,11 @@ fn shared_by_all_threads() {
     shared!(image::PyImage, image::ImageLeaves, ptdump::PyPtdump);
     shared!(
         job::Job,
+        setup::Setup,
+        workloads::AccessTrackingJob,
+        workloads::DemandPagingJob,
+        workloads::MemslotsJob,
+        workloads::PageTableJob,
         dirty_log::DirtyLogJob,
         migrate::MigrateJob,
         replay::ReplayJob,
@@ -94,9 +102,13 @@ mod _core {
     #[pymodule_export]
     use super::results::{Changed, Entry, Mapped, Mapping, Translation};
     #[pymodule_export]
+    use super::setup::Setup;
+    #[pymodule_export]
     use super::stage2::PyStage2;
     #[pymodule_export]
     use super::vm::PyVm;
+    #[pymodule_export]
+    use super::workloads::{AccessTrackingJob, DemandPagingJob, MemslotsJob, PageTableJob};
 
     /// Names of the faults that this build can be told to have, each with what is wrong.
     #[cfg(s2pt_faults)]

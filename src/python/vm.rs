@@ -8,19 +8,20 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::convert::{
-    AccessArg, BackingArg, BlocksArg, CostsArg, FaultKindArg, GranuleArg, IpaArg, IpaBits, LevelArg, LogModeArg,
-    Number, PaArg, PaBits, PolicyArg, SemanticsArg, SizeArg, SlotId, StallFor, StallHow, WatchArg,
+    AccessArg, BackingArg, BlocksArg, CostsArg, FaultKindArg, GranuleArg, IpaArg, IpaBits, LevelArg, LogKindArg,
+    LogModeArg, Number, PaArg, PaBits, PolicyArg, SemanticsArg, SizeArg, SlotId, StallFor, StallHow, WatchArg,
 };
 use super::dirty_log::{self, DirtyLogJob};
 use super::open::OpenVm;
 use super::signals::in_parts;
 use super::sink::{Sink, Watch};
 use super::stage2::LONG;
-use super::{arrays, error, events, exit, leaves, types};
+use super::{arrays, error, events, exit, leaves, setup, types};
 use crate::arch::{BlockRule, Fault, FaultKind, GeometryOptions, Granule, Ipa, Pa};
 use crate::memory::{Arena, TableMemory};
 use crate::sync::Arc;
 use crate::table;
+use crate::vm::workload::LogKind;
 use crate::vm::{self, Backing, Machine, Outcome, PaSource, Policy, Slot, Vcpu};
 
 /// Accesses of an array between two looks at the clock.
@@ -49,6 +50,10 @@ const BASE: Ipa = Ipa::new(1 << 30);
 ///     ``"kvm"``: faults are handled as KVM handles them, on a table as `Stage2` has it then, with KVM's block levels.
 /// execute_eagerly : bool
 ///     Whether every mapping is executable at once (CTR_EL0.DIC), not only after a fetch.
+/// dirty_ring : int
+///     Entries of each vCPU's dirty ring, 65536 at most; 0: writes are logged in bitmaps.
+/// hd : bool
+///     Whether hardware notes writes, for `DirtyLog` with ``log="hardware"``.
 /// sink, stall_tlbi_ns, stall_how
 ///     As for `Stage2`; by default maintenance is counted.
 /// costs : Costs, optional
@@ -77,10 +82,11 @@ impl PyVm {
         memory = None, *, backing = BackingArg(Backing::Thp), policy = PolicyArg(Policy::Lockless), ipa = IpaArg(BASE),
         pa = None, ipa_bits = IpaBits(40), granule = GranuleArg(Granule::K4), pa_bits = PaBits(48), start_level = None,
         lpa2 = false, blocks = BlocksArg(BlockRule::Architecture), fwb = false, semantics = SemanticsArg::EXACT, execute_eagerly = false,
-        sink = Some(WatchArg::COUNTING), stall_tlbi_ns = StallFor::NONE, stall_how = StallHow::SLEEP, costs = None
+        dirty_ring = Number(0), hd = false, sink = Some(WatchArg::COUNTING), stall_tlbi_ns = StallFor::NONE, stall_how = StallHow::SLEEP,
+        costs = None
     ), text_signature = "(memory=None, *, backing='thp', policy='lockless', ipa=1073741824, pa=None, ipa_bits=40, \
         granule='4KiB', pa_bits=48, start_level=None, lpa2=False, blocks='arch', fwb=False, semantics='exact', execute_eagerly=False, \
-        sink='counting', stall_tlbi_ns=0, stall_how='sleep', costs=None)")]
+        dirty_ring=0, hd=False, sink='counting', stall_tlbi_ns=0, stall_how='sleep', costs=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
         py: Python<'_>,
@@ -98,6 +104,8 @@ impl PyVm {
         fwb: bool,
         semantics: SemanticsArg,
         execute_eagerly: bool,
+        dirty_ring: Number,
+        hd: bool,
         sink: Option<WatchArg>,
         stall_tlbi_ns: StallFor,
         stall_how: StallHow,
@@ -117,6 +125,10 @@ impl PyVm {
             backing: backing.0,
             execute_eagerly,
             exit_cost: costs.exit,
+            dirty_ring: u32::try_from(dirty_ring.0)
+                .unwrap_or(u32::MAX)
+                .min(dirty_log::MOST_ENTRIES),
+            hd,
             fwb,
             semantics: semantics.0,
             ..Machine::default()
@@ -458,7 +470,9 @@ impl PyVm {
     }
 
     /// Prepare a dirty-log run on a slot of this VM; `s2pt.Vm.run` is the way to it.
-    #[pyo3(signature = (*, slot, vcpus, bytes_per_vcpu, iterations, manual_protect, write_percent, random, seed))]
+    #[pyo3(signature = (
+        *, slot, vcpus, bytes_per_vcpu, iterations, manual_protect, write_percent, random, seed, log, eager_chunk, slots, overlap
+    ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python method")]
     fn _dirty_log_job(
         &self,
@@ -471,17 +485,24 @@ impl PyVm {
         write_percent: Number,
         random: bool,
         seed: Number,
+        log: LogKindArg,
+        eager_chunk: SizeArg,
+        slots: Number,
+        overlap: bool,
     ) -> PyResult<Py<DirtyLogJob>> {
+        let load = setup::load(vcpus, bytes_per_vcpu, overlap, slots, seed);
         let run = dirty_log::options(
-            vcpus,
-            bytes_per_vcpu,
+            load,
             iterations,
-            manual_protect,
             write_percent,
             random,
-            seed,
+            (log, manual_protect, eager_chunk),
         );
         self.vm.check(py)?;
+        if (log.0 == LogKind::Ring) != self.vm.ring_mode() {
+            let message = "a log 'ring' needs a VM with dirty rings (dirty_ring), and such a VM has no other one";
+            return Err(error::option(py, message.to_owned()));
+        }
         run.validate(&self.vm, slot.0)
             .map_err(|refused| error::workload(py, &refused))?;
         Py::new(py, dirty_log::prepare(Arc::clone(&self.vm), slot.0, run))

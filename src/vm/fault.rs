@@ -29,7 +29,7 @@ mod install;
 mod outcome;
 
 pub(crate) use decide::Plan;
-use decide::described;
+pub(crate) use decide::described;
 pub use outcome::{ExitReason, Handled, HostPage, Outcome, Retry};
 
 use super::Vm;

@@ -28,6 +28,8 @@ pub struct Machine {
     pub dirty_ring: u32,
     /// See [`VmConfig::exit_cost`].
     pub exit_cost: Cost,
+    /// Hardware sets the access flag (VTCR_EL2.HA): an access to a leaf that was aged does not fault. Implied by `hd`.
+    pub ha: bool,
     /// Hardware notes writes (VTCR_EL2.HD), as [`DirtyTracking::Hardware`](super::DirtyTracking::Hardware) needs it.
     pub hd: bool,
     /// FEAT_S2FWB.
@@ -51,6 +53,7 @@ impl Default for Machine {
             execute_eagerly: false,
             dirty_ring: 0,
             exit_cost: Cost::None,
+            ha: true,
             hd: false,
             fwb: false,
             semantics: Semantics::Exact,
@@ -89,6 +92,7 @@ impl Machine {
         })?;
         let config = Config {
             fwb: self.fwb,
+            ha: self.ha || self.hd,
             hd: self.hd,
             ..if self.semantics.is_kvm() {
                 Config::kvm(geometry)

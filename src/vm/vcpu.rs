@@ -3,14 +3,14 @@
 use super::Vm;
 use super::counters::Counters;
 use super::error::Error;
-use super::fault::{ExitReason, Outcome};
+use super::fault::{ExitReason, HostPage, Outcome};
 use super::policy::Marker;
 use super::ring::Ring;
-use super::slots::CachedSlots;
-use crate::arch::{AccessKind, Fault, Ipa, Prot};
+use super::slots::{CachedSlots, Slot};
+use crate::arch::{AccessKind, Fault, Format, Ipa, Prot};
 use crate::memory::TableMemory;
 use crate::sync::{Arc, Backoff};
-use crate::table::{Handle, Local, Null, Tlb, Translation};
+use crate::table::{self, Handle, Local, Null, Tlb, Translation};
 
 /// A vCPU: takes faults. Made by [`Vm::vcpu`] on the thread that uses it, and kept there.
 #[derive(Debug)]
@@ -171,15 +171,47 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
     pub fn access(&mut self, ipa: Ipa, access: AccessKind) -> Result<Translation, AccessError> {
         let hit = match self.handle.translate(ipa, access) {
             Ok(hit) => hit,
-            Err(fault) => self.access_faulting(ipa, access, fault)?,
+            Err(fault) => self.access_faulting(ipa, access, fault, Self::handle_fault)?,
         };
-        // No simulated hardware is between: what it would write is written here.
-        if access == AccessKind::Write && !hit.prot.contains(Prot::W) {
-            self.handle
-                .note_write(ipa.align_down(self.vm.page_size()))
-                .map_err(Error::from)?;
+        if is_noted(&hit, access) {
+            self.note(ipa, access)?;
         }
         Ok(hit)
+    }
+
+    /// [`access`](Self::access) with the host's page given by `host`, as for [`handle_fault_with`](Self::handle_fault_with).
+    ///
+    /// # Errors
+    /// As [`access`](Self::access), and whatever `host` returns.
+    pub fn access_with(
+        &mut self,
+        ipa: Ipa,
+        access: AccessKind,
+        host: impl Fn(&Slot, Ipa, bool) -> Result<HostPage, Error>,
+    ) -> Result<Translation, AccessError> {
+        let handle = |vcpu: &mut Self, fault: &Fault| vcpu.handle_fault_with(fault, &host);
+        let hit = match self.handle.translate(ipa, access) {
+            Ok(hit) => hit,
+            Err(fault) => self.access_faulting(ipa, access, fault, handle)?,
+        };
+        if is_noted(&hit, access) {
+            self.note(ipa, access)?;
+        }
+        Ok(hit)
+    }
+
+    /// No simulated hardware is between: what it would write into the leaf is written here.
+    #[cold]
+    fn note(&self, ipa: Ipa, access: AccessKind) -> Result<(), Error> {
+        let (page, size) = (ipa.align_down(self.vm.page_size()), self.vm.page_size());
+        if access == AccessKind::Write {
+            self.handle.note_write(page)?;
+        }
+        match self.handle.mark_young(page, size) {
+            // Somebody took it away since: hardware's access was before that.
+            Ok(_) | Err(table::Error::NotMapped { .. } | table::Error::Again { .. }) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// [`access`](Self::access) that waits for nobody and handles one fault at most: `None` if that was not enough.
@@ -189,7 +221,7 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
     #[inline]
     pub fn try_access(&mut self, ipa: Ipa, access: AccessKind) -> Result<Option<Translation>, AccessError> {
         match self.handle.translate(ipa, access) {
-            Ok(hit) if access == AccessKind::Write && !hit.prot.contains(Prot::W) => Ok(None), // hardware would note it
+            Ok(hit) if is_noted(&hit, access) => Ok(None),
             Ok(hit) => Ok(Some(hit)),
             Err(fault) => match self.handle_fault(&fault)? {
                 Outcome::Exit(reason) => Err(AccessError::Exit { ipa, reason }),
@@ -199,10 +231,16 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
         }
     }
 
-    fn access_faulting(&mut self, ipa: Ipa, access: AccessKind, mut fault: Fault) -> Result<Translation, AccessError> {
+    fn access_faulting(
+        &mut self,
+        ipa: Ipa,
+        access: AccessKind,
+        mut fault: Fault,
+        handle: impl Fn(&mut Self, &Fault) -> Result<Outcome, Error>,
+    ) -> Result<Translation, AccessError> {
         let mut backoff = Backoff::new();
         loop {
-            match self.handle_fault(&fault)? {
+            match handle(self, &fault)? {
                 Outcome::Exit(reason) => return Err(AccessError::Exit { ipa, reason }),
                 Outcome::Again(_) => backoff.wait(),
                 Outcome::Handled(_) => {}
@@ -213,4 +251,11 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
             }
         }
     }
+}
+
+/// Whether hardware would write into the leaf at this access: that it was accessed, that it was written to.
+#[inline]
+const fn is_noted(hit: &Translation, access: AccessKind) -> bool {
+    let old = hit.leaf.raw() & Format::AF_BIT == 0;
+    old || matches!(access, AccessKind::Write) && !hit.prot.contains(Prot::W)
 }

@@ -148,10 +148,10 @@ fn every_mode_takes_the_faults_of_its_formula() {
     for mode in modes() {
         let blocks = |n: u64| if mode.backing == Backing::Pages { 0 } else { n };
         // The slots are too small for blocks of 1 GiB, and blocks of 2 MiB take their place.
-        for vcpus in [1, 3] {
-            let all = vcpus as u64 * 2 * BLOCK;
+        for (vcpus, each) in [(1, 2 * BLOCK), (3, BLOCK)] {
+            let all = vcpus as u64 * each;
             let n = blocks(all / BLOCK);
-            check(mode, load(vcpus, 2 * BLOCK), &[all], n, n * BLOCK / PAGE);
+            check(mode, load(vcpus, each), &[all], n, n * BLOCK / PAGE);
         }
     }
 }

@@ -18,6 +18,7 @@ from s2pt.cli.inspect import inspect
 from s2pt.cli.migrate import migrate
 from s2pt.cli.predict import predict
 from s2pt.cli.replay import replay
+from s2pt.cli.workloads import access_tracking, demand_paging, memslot, page_table
 from s2pt.errors import S2ptError
 
 __all__ = ["app", "run"]
@@ -31,6 +32,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("dirty-log")(dirty_log)
+app.command("access-tracking")(access_tracking)
+app.command("page-table")(page_table)
+app.command("demand-paging")(demand_paging)
+app.command("memslot")(memslot)
 app.command("migrate")(migrate)
 app.command("replay")(replay)
 app.command("inspect")(inspect)
@@ -53,8 +58,8 @@ def run(arguments: list[str]) -> int:
     Returns
     -------
     int
-        Exit code: 0 done, 1 `--check` found something unexplained, two tables differ, a migration lost a byte or a
-        recording breaks a rule, 2 a mistake, 130 interrupted.
+        Exit code: 0 done, 1 `--check` found something unexplained, two tables differ, a run lost a byte or a
+        block, or a recording breaks a rule, 2 a mistake, 130 interrupted.
     """
     try:
         code = app(args=arguments, prog_name="s2pt", standalone_mode=False)

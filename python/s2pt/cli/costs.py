@@ -10,7 +10,7 @@ from s2pt.cli.common import refuse
 from s2pt.costs import Cost, Costs
 from s2pt.errors import OptionError
 
-__all__ = ["Allocation", "Cache", "Copy", "Exit", "Spin", "Tlbi", "read"]
+__all__ = ["Allocation", "Cache", "Copy", "Exit", "Spin", "Tlbi", "cost", "read"]
 
 _PANEL = "What steps cost (TIME, TIME:sleep or TIME:spin)"
 
@@ -43,9 +43,14 @@ def read(
     spin: bool = False,
 ) -> Costs:
     """Read them; a mistake is a mistake in the option."""
+    tlbis, exits, copies, caches, frames = (cost(text, spin=spin) for text in (tlbi, exit, copy, cache, allocation))
+    return Costs(tlbis, exits, copies, caches, frames)
+
+
+def cost(text: str, *, spin: bool = False) -> Cost:
+    """Read one; a mistake is a mistake in the option."""
     how: Literal["sleep", "spin"] = "spin" if spin else "sleep"
     try:
-        tlbis, exits, copies, caches, frames = (Cost.parse(text, how) for text in (tlbi, exit, copy, cache, allocation))
+        return Cost.parse(text, how)
     except OptionError as error:
         raise refuse(str(error)) from None
-    return Costs(tlbis, exits, copies, caches, frames)

@@ -17,15 +17,28 @@ from s2pt.cli.common import (
     UntilInterrupted,
     console,
     parse_numbers,
-    parse_policies,
     print_json,
-    refuse,
     seconds,
     size_option,
     watch,
 )
+from s2pt.cli.options import (
+    BackingName,
+    Bytes,
+    Json,
+    Log,
+    Overlap,
+    Policies,
+    SemanticsName,
+    Slots,
+    Vcpus,
+    backing_option,
+    log_option,
+    policies_option,
+    semantics_option,
+)
 from s2pt.costs import Costs
-from s2pt.types import Backing, Policy, format_size
+from s2pt.types import format_size
 from s2pt.vm import DirtyLogReport, report
 
 if TYPE_CHECKING:
@@ -33,38 +46,14 @@ if TYPE_CHECKING:
 
 __all__ = ["dirty_log"]
 
-BACKINGS = {
-    "pages": Backing.PAGES,
-    "anonymous": Backing.PAGES,
-    "shmem": Backing.PAGES,
-    "thp": Backing.THP,
-    "anonymous_thp": Backing.THP,
-    "anonymous_hugetlb": Backing.THP,
-    "anonymous_hugetlb_2mb": Backing.THP,
-    "shared_hugetlb": Backing.THP,
-    "1g": Backing.HUGE_1G,
-    "anonymous_hugetlb_1gb": Backing.HUGE_1G,
-}
-"""Our names and those of the test."""
-
 
 def dirty_log(
-    vcpus: Annotated[
-        list[str], typer.Option("-v", "--vcpus", metavar="N[,N..]", help="vCPU threads; several counts, one run each.")
-    ] = ["1"],  # noqa: B006 - typer copies it
-    bytes_: Annotated[
-        str, typer.Option("-b", "--bytes", metavar="SIZE", help="Guest memory of each vCPU, as in 32MiB.")
-    ] = "1GiB",
+    vcpus: Vcpus = ["1"],  # noqa: B006 - typer copies it
+    bytes_: Bytes = "1GiB",
     iterations: Annotated[int, typer.Option("-i", "--iterations", min=1, help="Dirty and harvest this often.")] = 2,
-    backing: Annotated[
-        str,
-        typer.Option(
-            "-s",
-            "--backing",
-            metavar="TYPE",
-            help="Host memory: pages, thp, 1g (or the names of the test).",
-        ),
-    ] = "pages",
+    backing: BackingName = "pages",
+    slots: Slots = 1,
+    overlap: Overlap = False,
     no_manual_protect: Annotated[
         bool, typer.Option("-g", "--no-manual-protect", help="Protect when logging starts and at each get, no clear.")
     ] = False,
@@ -75,16 +64,21 @@ def dirty_log(
     seed: Annotated[
         int, typer.Option("-r", "--random-seed", min=0, max=2**64 - 1, help="vCPU i uses this number plus i.")
     ] = 1,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option("--policy", metavar="POLICY[,POLICY..]", help="serial, parallel, lockless (default: all)."),
-    ] = None,
+    log: Log = "lazy",
+    eager_chunk: Annotated[
+        str, typer.Option("--eager-chunk", metavar="SIZE", help="Bytes split ahead at a time (--log eager).")
+    ] = "2MiB",
+    ring_entries: Annotated[
+        int, typer.Option("--ring-entries", min=16, max=65536, help="Entries of a vCPU's ring (--log ring).")
+    ] = 65536,
+    policy: Policies = None,
+    semantics: SemanticsName = "exact",
     stall_tlbi: costs.Tlbi = "0ns",
     exit_cost: costs.Exit = "0ns",
     cache_cost: costs.Cache = "0ns",
     allocation_cost: costs.Allocation = "0ns",
     spin: costs.Spin = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    json_: Json = False,
     plot: pictures.Plot = None,
     html: pictures.Html = None,
 ) -> int:
@@ -93,17 +87,21 @@ def dirty_log(
     Options mean what they mean in KVM's dirty_log_perf_test. An interrupt ends the run: what it did until then is told.
     """
     counts = parse_numbers(vcpus)
-    policies = parse_policies(policy) if policy else list(Policy)
-    if backing not in BACKINGS:
-        raise refuse(f"backing {backing!r} is none of {', '.join(BACKINGS)}")
+    policies = policies_option(policy)
     options: dict[str, Any] = {
         "bytes_per_vcpu": size_option(bytes_),
         "iterations": iterations,
-        "backing": BACKINGS[backing].value,
+        "backing": backing_option(backing).value,
+        "slots": slots,
+        "overlap": overlap,
         "manual_protect": not no_manual_protect,
         "write_percent": write_percent,
         "random": random,
         "seed": seed,
+        "log": log_option(log),
+        "eager_chunk": size_option(eager_chunk),
+        "ring_entries": ring_entries,
+        "semantics": semantics_option(semantics).value,
         "costs": costs.read(tlbi=stall_tlbi, exit=exit_cost, cache=cache_cost, allocation=allocation_cost, spin=spin),
     }
     pictures.check(plot, html)
@@ -153,10 +151,13 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
 
 def _print_options(options: dict[str, Any]) -> None:
     order = "random" if options["random"] else "linear"
-    protect = "manual protect, initially all set" if options["manual_protect"] else "no manual protect"
+    manual = options["manual_protect"] and options["log"] != "ring"
+    protect = "manual protect, initially all set" if manual else "no manual protect"
     print(f"Test iterations: {options['iterations']}")
     print(f"Guest memory: {format_size(options['bytes_per_vcpu'])} per vCPU, backing {options['backing']}")
     print(f"Accesses: {options['write_percent']}% writes, {order} order, seed {options['seed']}; {protect}")
+    if (options["log"], options["semantics"]) != ("lazy", "exact"):
+        print(f"Log: {options['log']}, semantics {options['semantics']}")
     if options["costs"] != Costs():
         print(f"Costs: {options['costs']}")
 
@@ -182,9 +183,12 @@ def phase_title(phase: str) -> str:
 def _print_run(run: dict[str, Any]) -> None:
     print(f"\nvCPUs {run['vcpus']}, policy {run['policy']}" + ("" if run["complete"] else ": interrupted"))
     for phase in run["phases"]:
-        faults = sum(phase["faults"].values())
+        faults, handled = sum(phase["faults"].values()), sum(phase["handled"].values())
         maintenance = phase["maintenance"]
-        said = [f"{faults:,} faults"] if faults else []
+        said = [f"{handled:,} faults"] if faults else []
+        said += [f"{faults - handled:,} in vain"] if faults > handled else []
+        if phase["expected"] not in (None, phase["handled"]):
+            said.append(f"the formula says {phase['expected']}")
         tlbis = sum(maintenance[name] for name in TLBIS) if maintenance else 0
         said += [f"{tlbis:,} TLBIs"] if tlbis else []
         said += [f"{phase['dirty_pages']:,} dirty pages"] if phase["dirty_pages"] is not None else []

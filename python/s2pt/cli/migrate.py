@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from itertools import product
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich import box
@@ -18,10 +18,10 @@ from s2pt.cli.common import (
     parse_policies,
     parse_time,
     print_json,
-    refuse,
     size_option,
     watch,
 )
+from s2pt.cli.options import log_option
 from s2pt.migrate import Migrate, MigrateReport, report
 from s2pt.types import Policy, format_size
 
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["migrate"]
-
-LOGS = ("lazy", "eager", "hardware", "ring")
-
-Log = Literal["lazy", "eager", "hardware", "ring"]
 
 
 def migrate(
@@ -88,7 +84,7 @@ def migrate(
     The guest runs on simulated CPUs with TLBs. Ends with 1 if a byte was lost or the CPUs saw a rule broken. An
     interrupt ends the migration: what it did up to there is told.
     """
-    kinds = parse_list(log, _log)
+    kinds = parse_list(log, log_option)
     link = size_option(bandwidth)
     paid = costs.read(
         tlbi=stall_tlbi, exit=exit_cost, copy=copy_cost, cache=cache_cost, allocation=allocation_cost, spin=spin
@@ -151,12 +147,6 @@ def _page(reports: list[tuple[Migrate, MigrateReport]]) -> str:
 def _plain(options: Migrate) -> dict[str, Any]:
     paid = {name: cost._asdict() for name, cost in asdict(options.costs).items()}
     return asdict(options) | {"policy": str(Policy(options.policy).value), "costs": paid}
-
-
-def _log(text: str) -> Log:
-    if text not in LOGS:
-        raise refuse(f"{text!r} is not one of {', '.join(LOGS)}")
-    return cast(Log, text)
 
 
 def _print(reports: list[tuple[Migrate, MigrateReport]], memory: str) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from s2pt.cli import pictures
 from s2pt.cli.common import console, parse_numbers, parse_policies, print_json, refuse, size_option
-from s2pt.cli.dirty_log import BACKINGS
+from s2pt.cli.options import BACKINGS
 from s2pt.errors import OptionError
 from s2pt.types import Policy, format_size
 

@@ -33,7 +33,7 @@ pub(crate) enum Plan {
 }
 
 /// What the host has at `ipa` by the slot's own description.
-pub(super) fn described(slot: &Slot, ipa: Ipa, largest: u64, write: bool) -> Result<HostPage, Error> {
+pub(crate) fn described(slot: &Slot, ipa: Ipa, largest: u64, write: bool) -> Result<HostPage, Error> {
     match slot.source {
         PaSource::Linear(base) => {
             let offset = ipa.offset_from(slot.ipa);

@@ -82,9 +82,16 @@ pub(crate) struct Crew<'b, P, E>(&'b Board<P, E>);
 impl<P, E> Crew<'_, P, E> {
     /// Lets every vCPU do one pass and waits for all.
     pub(crate) fn pass(&self, pass: P) -> Passed<E> {
+        self.pass_beside(pass, || ()).0
+    }
+
+    /// The same, with `work` done by the calling thread meanwhile.
+    pub(crate) fn pass_beside<R>(&self, pass: P, work: impl FnOnce() -> R) -> (Passed<E>, R) {
         *lock(&self.0.pass) = Some(pass);
         let since = Instant::now();
         self.0.start.wait();
+        // The vCPUs wait for each other and for this thread, whatever becomes of its work.
+        let worked = catch_unwind(AssertUnwindSafe(work));
         self.0.end.wait();
         let elapsed = since.elapsed();
         let ended = match lock(&self.0.failed).take() {
@@ -92,10 +99,14 @@ impl<P, E> Crew<'_, P, E> {
             Some(Failure::Panic(payload)) => resume_unwind(payload),
             None => Ok(()),
         };
-        Passed {
+        let passed = Passed {
             elapsed,
             counters: core::mem::take(&mut *lock(&self.0.counters)),
             ended,
+        };
+        match worked {
+            Ok(result) => (passed, result),
+            Err(payload) => resume_unwind(payload),
         }
     }
 }

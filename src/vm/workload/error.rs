@@ -45,6 +45,14 @@ pub enum WorkloadError {
         /// Id of the one before it.
         before: u32,
     },
+    /// The memory cannot be mapped in whole pages of the host.
+    #[error("the memory from slot {slot} on cannot be mapped in whole pages of {size:#x} bytes")]
+    NoBlocks {
+        /// Id of the first slot.
+        slot: u32,
+        /// Bytes of such a page.
+        size: u64,
+    },
     /// A call on the VM was refused.
     #[error(transparent)]
     Vm(#[from] Error),

@@ -41,8 +41,8 @@ impl Default for Load {
 
 /// More threads than this are a mistake.
 const MOST_VCPUS: u64 = 4096;
-/// More slots than KVM has.
-const MOST_SLOTS: u64 = 32764;
+/// More slots, too.
+const MOST_SLOTS: u64 = 4096;
 /// Accesses between two looks at the control.
 const STRIDE: u64 = 256;
 
@@ -68,9 +68,18 @@ pub(crate) struct Leaves {
 }
 
 impl Load {
+    /// Refuses numbers that are too large for any VM, and none.
+    ///
+    /// # Errors
+    /// [`WorkloadError::Option`].
+    pub fn validate(&self) -> Result<(), WorkloadError> {
+        within("slots", u64::from(self.slots), 1, MOST_SLOTS)?;
+        within("vcpus", self.vcpus as u64, 1, MOST_VCPUS)
+    }
+
     /// The memory that it works on, from slot `first` on.
     pub(crate) fn check<M: TableMemory, T: Tlb>(&self, vm: &Vm<M, T>, first: u32) -> Result<Region, WorkloadError> {
-        within("slots", u64::from(self.slots), 1, MOST_SLOTS)?;
+        self.validate()?;
         let mut slots = vec![vm.slot(first)?];
         for id in 1..self.slots {
             let (slot, before) = (vm.slot(first.saturating_add(id))?, slots[slots.len() - 1]);
@@ -83,7 +92,6 @@ impl Load {
             slots.push(slot);
         }
         let (page, size) = (vm.page_size(), slots.iter().map(|slot| slot.size).sum());
-        within("vcpus", self.vcpus as u64, 1, MOST_VCPUS)?;
         within("bytes per vCPU", self.bytes_per_vcpu, page, size)?;
         if !self.bytes_per_vcpu.is_multiple_of(page) {
             return Err(WorkloadError::Alignment {

@@ -68,6 +68,24 @@ impl<'v, M: TableMemory, T: Maintenance, P: Copy + Display> Steps<'v, M, T, P> {
         done.ended
     }
 
+    /// Measures a step of host and vCPUs together, whose passes `work` leads: it says what they counted, which faults there
+    /// should have been, and how it ended.
+    pub(crate) fn both(
+        &mut self,
+        phase: P,
+        work: impl FnOnce() -> (Counters, Option<Expected>, Result<(), Ended>),
+    ) -> Result<(), Ended> {
+        self.begin(phase)?;
+        let (before, since) = (self.vm.stage2().tlb().maintenance(), Instant::now());
+        let (counters, expected, ended) = work();
+        self.note(phase, since.elapsed(), counters, before);
+        if let Some(last) = self.phases.last_mut() {
+            last.complete = ended.is_ok();
+            last.expected = expected.filter(|_| last.complete);
+        }
+        ended
+    }
+
     /// What the last step found.
     pub(crate) fn found(&mut self, found: u64) {
         if let Some(last) = self.phases.last_mut() {

@@ -1,0 +1,188 @@
+"""How experiments are run from the command line: each told in the words of KVM's tests, then a table of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol, TypeVar
+
+from rich import box
+from rich.table import Table
+
+from s2pt.cli.common import (
+    TLBIS,
+    Job,
+    UntilInterrupted,
+    console,
+    print_json,
+    seconds,
+    size_option,
+    watch,
+)
+from s2pt.cli.options import backing_option, semantics_option
+from s2pt.costs import Costs
+from s2pt.types import Policy, format_size
+from s2pt.workloads.common import Report, Step, make
+
+__all__ = ["Runnable", "common_options", "policy_of", "print_steps", "print_times", "run_all", "said"]
+
+R = TypeVar("R", bound=Report)
+
+TITLES = {
+    "populate": "Populating memory",
+    "write": "Writing to populated memory",
+    "read": "Reading from populated memory",
+    "mark idle 1": "Mark memory idle",
+    "write idle": "Writing to idle memory",
+    "mark idle 2": "Mark memory idle",
+    "read idle": "Reading from idle memory",
+    "create": "KVM_CREATE_MAPPINGS",
+    "log": "Logging on",
+    "update": "KVM_UPDATE_MAPPINGS",
+    "end log": "Logging off",
+    "adjust": "KVM_ADJUST_MAPPINGS",
+    "prefault": "Prefaulting",
+    "guest": "Total guest execution time",
+}
+"""The steps in the words of the tests."""
+
+
+class Runnable(Protocol):
+    """An experiment of `s2pt.workloads`."""
+
+    @property
+    def vcpus(self) -> int: ...  # noqa: D102
+    @property
+    def bytes_per_vcpu(self) -> int | str: ...  # noqa: D102
+    @property
+    def backing(self) -> str: ...  # noqa: D102
+    @property
+    def policy(self) -> str: ...  # noqa: D102
+    @property
+    def costs(self) -> Costs: ...  # noqa: D102
+    def job(self) -> Job: ...  # noqa: D102
+
+
+def common_options(bytes_: str, backing: str, slots: int, semantics: str, paid: Costs) -> dict[str, Any]:
+    """Give what all experiments are told alike, but for vCPUs and policy."""
+    return {
+        "bytes_per_vcpu": size_option(bytes_),
+        "backing": backing_option(backing),
+        "slots": slots,
+        "semantics": semantics_option(semantics),
+        "costs": paid,
+    }
+
+
+def policy_of(experiment: Runnable) -> str:
+    """Give the name of its policy."""
+    return Policy(experiment.policy).value
+
+
+def run_all(
+    command: str,
+    every: Sequence[Runnable],
+    kind: type[R],
+    tell: Callable[[Runnable, R], None],
+    json_: bool,
+    *,
+    tables: Callable[[Sequence[tuple[Runnable, R]]], None] | None = None,
+    bad: Callable[[R], bool] = lambda report: False,
+) -> int:
+    """Run experiments one after the other; print each, and a table of all. Or one JSON document.
+
+    `tell` prints what is particular about a run, and `tables` another table than that of the steps. If a run is `bad`
+    the exit code is 1.
+    """
+    jobs = [experiment.job() for experiment in every[:1]]  # what is wrong with the options is said first
+    runs: list[tuple[Runnable, R]] = []
+    if not json_:
+        first = every[0]
+        print(f"Guest memory: {format_size(int(first.bytes_per_vcpu))} per vCPU, backing {first.backing}")
+        if first.costs != Costs():
+            print(f"Costs: {first.costs}")
+    with UntilInterrupted() as interrupt:
+        for experiment in every:
+            job = jobs.pop() if jobs else experiment.job()
+
+            def keep(found: dict[str, Any], experiment: Runnable = experiment) -> None:
+                report = make(kind, found)
+                runs.append((experiment, report))
+                if not json_:
+                    early = "" if report.complete else ": interrupted"
+                    print(f"\nvCPUs {report.vcpus}, policy {policy_of(experiment)}{early}")
+                    tell(experiment, report)
+
+            watch(job, f"{experiment.vcpus} vCPUs, {policy_of(experiment)}:", keep)
+    interrupt.check(runs)
+    if json_:
+        rows = [{"options": _plain(experiment), **asdict(report)} for experiment, report in runs]
+        print_json({"command": command, "complete": not interrupt.seen, "runs": rows})
+    else:
+        (tables or _print_table)(runs)
+    return interrupt.code(int(any(bad(report) for _, report in runs)))
+
+
+def _plain(experiment: Any) -> Mapping[str, Any]:
+    options = asdict(experiment)
+    options["costs"] = {name: cost._asdict() for name, cost in options["costs"].items()}
+    return options
+
+
+def print_steps(report: Report) -> None:
+    """Print the steps as the tests do, with their faults."""
+    for phase in report.phases:
+        more = "; ".join(said(phase))
+        print(f"{TITLES[phase.phase]:<30}: {seconds(phase.elapsed_ns)}" + (f" ({more})" if more else ""))
+
+
+def said(phase: Step) -> list[str]:
+    """Tell faults, whether they are those of the formula, and maintenance."""
+    names = {"translation": "translation", "permission": "permission", "access_flag": "access-flag"}
+    faults = [f"{count:,} {names[name]}" for name, count in phase.handled.items() if count]
+    vain = sum(phase.faults.values()) - sum(phase.handled.values())
+    told = [f"{', '.join(faults)} faults"] if faults else []
+    told += [f"{vain:,} in vain"] if vain else []
+    if phase.as_expected is False:
+        told.append(f"the formula says {phase.expected}")
+    tlbis = sum((phase.maintenance or {}).get(name, 0) for name in TLBIS)
+    told += [f"{tlbis:,} TLBIs"] if tlbis else []
+    return told + ([] if phase.complete else ["cut short"])
+
+
+def _print_table(runs: Sequence[tuple[Runnable, Report]]) -> None:
+    times = {
+        (TITLES[phase.phase], number, policy_of(experiment), report.vcpus): phase.elapsed_ns
+        for experiment, report in runs
+        for number, phase in enumerate(report.phases)
+        if phase.complete
+    }
+    rows = list(dict.fromkeys((title, number) for title, number, _, _ in times))
+    print_times(
+        "Seconds by vCPU count and policy",
+        "phase",
+        [(title, {key[2:]: ns for key, ns in times.items() if key[1] == number}) for title, number in rows],
+        runs,
+    )
+
+
+def print_times(
+    title: str,
+    head: str,
+    rows: Sequence[tuple[str, Mapping[tuple[str, int], float]]],
+    runs: Sequence[tuple[Runnable, Report]],
+) -> None:
+    """Print times in nanoseconds by vCPU count, a column for each policy."""
+    policies = list(dict.fromkeys(policy_of(experiment) for experiment, _ in runs))
+    counts = list(dict.fromkeys(report.vcpus for _, report in runs))
+    table = Table(title=f"\n{title}", box=box.SIMPLE, title_justify="left")
+    table.add_column(head)
+    table.add_column("vCPUs", justify="right")
+    for policy in policies:
+        table.add_column(policy, justify="right")
+    for name, times in rows:
+        for count in counts:
+            cells = [times.get((policy, count)) for policy in policies]
+            shown = ["-" if ns is None else f"{ns / 1e9:.6f}" for ns in cells]
+            table.add_row(name if count == counts[0] else "", str(count), *shown, end_section=count == counts[-1])
+    console().print(table)

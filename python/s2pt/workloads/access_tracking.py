@@ -1,0 +1,47 @@
+"""KVM's access_tracking_perf_test: what it costs to ask which memory a guest uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from s2pt import _running
+from s2pt._core import AccessTrackingJob
+from s2pt.workloads.common import Experiment, Report, make
+
+__all__ = ["AccessTracking"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessTracking(Experiment):
+    """Every vCPU goes through its memory five times, and twice marks it idle page by page.
+
+    Marking takes the access flag from the leaf, with a TLBI; the step says how many leaves were young. The next access
+    takes an access-flag fault on each leaf, or none where hardware sets the flag.
+
+    Attributes
+    ----------
+    hardware_af : bool
+        Hardware sets the access flag.
+
+    Notes
+    -----
+    Of the common options `seed` means nothing here.
+    """
+
+    hardware_af: bool = False
+
+    def job(self) -> AccessTrackingJob:
+        """Prepare the run, for who wants to watch it himself; nothing runs yet."""
+        return AccessTrackingJob(self.setup(), hardware_af=self.hardware_af)
+
+    def run(self, *, progress: _running.Progress = None, poll_s: float = 0.05) -> Report:
+        """Run it on threads of its own, and wait for it; as `Vm.run`.
+
+        Parameters
+        ----------
+        progress : callable or bool, optional
+            Called now and then with the pages done and those there are in all.
+        poll_s : float
+            Seconds between two such calls.
+        """
+        return _running.run(self.job(), lambda found: make(Report, found), progress, poll_s, f"{self}:")

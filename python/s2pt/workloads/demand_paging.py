@@ -1,0 +1,110 @@
+"""KVM's demand_paging_test: the guest's memory comes page by page, from a supplier who takes his time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from s2pt import _running
+from s2pt._core import DemandPagingJob
+from s2pt.costs import NOTHING, Cost
+from s2pt.workloads.common import Experiment, Report, make
+
+__all__ = ["DemandPaging", "DemandPagingReport"]
+
+
+@dataclass(frozen=True, slots=True)
+class DemandPagingReport(Report):
+    """A whole run, and what was supplied.
+
+    Attributes
+    ----------
+    pages : int
+        Pages of one vCPU.
+    supplied, existed : int
+        Pages of the host's size that suppliers gave, and how often one was there already, or on its way.
+    wrong_pages : int or None
+        Pages whose bytes at the end are not what supplier and guest wrote; None if the run was ended early.
+    """
+
+    pages: int
+    supplied: int
+    existed: int
+    wrong_pages: int | None
+
+    @property
+    def seconds(self) -> float:
+        """How long the guest ran."""
+        return sum(phase.elapsed_ns for phase in self.phases if phase.phase == "guest") / 1e9
+
+    @property
+    def rate_per_vcpu(self) -> float:
+        """Pages a second that a vCPU got; 0 if it did not come to its end."""
+        return self.pages / self.seconds if self.complete and self.seconds else 0.0
+
+    @property
+    def rate(self) -> float:
+        """Pages a second that all vCPUs got."""
+        return self.rate_per_vcpu * self.vcpus
+
+    def __str__(self) -> str:
+        wrong = "not known" if self.wrong_pages is None else self.wrong_pages
+        lines = [
+            Report.__str__(self),
+            f"{self.rate_per_vcpu:,.0f} pages a second and vCPU, {self.rate:,.0f} in all",
+            f"{self.supplied} pages of the host supplied, {self.existed} were there; wrong pages {wrong}",
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemandPaging(Experiment):
+    """Every vCPU writes each of its pages once; where the host has none yet, the fault waits for a supplier.
+
+    The bytes are real, so the host needs as much memory as the guests have. A page of the host's size comes at a time.
+    Two suppliers may be asked for the same page; who finds that it is there has succeeded. At the end every byte is
+    looked at.
+
+    Attributes
+    ----------
+    supply : str
+        ``"kernel"``: pages are there at once; ``"missing"``: a supplier copies each; ``"minor"``: he lets a page be
+        mapped that was filled before.
+    one_queue : bool
+        One queue of requests for all vCPUs, not one for each.
+    readers : int
+        Suppliers at each queue.
+    delay : Cost or str
+        What a supplier takes before he gives a page.
+
+    Notes
+    -----
+    Of the common options `seed` means nothing here.
+    """
+
+    supply: Literal["kernel", "missing", "minor"] = "kernel"
+    one_queue: bool = False
+    readers: int = 1
+    delay: Cost | str = NOTHING
+
+    def job(self) -> DemandPagingJob:
+        """Prepare the run, for who wants to watch it himself; nothing runs yet."""
+        return DemandPagingJob(
+            self.setup(),
+            supply=self.supply,
+            one_queue=self.one_queue,
+            readers=self.readers,
+            delay=Cost.parse(self.delay) if isinstance(self.delay, str) else self.delay,
+        )
+
+    def run(self, *, progress: _running.Progress = None, poll_s: float = 0.05) -> DemandPagingReport:
+        """Run it on threads of its own, and wait for it; as `Vm.run`.
+
+        Parameters
+        ----------
+        progress : callable or bool, optional
+            Called now and then with the pages done and those there are in all.
+        poll_s : float
+            Seconds between two such calls.
+        """
+        return _running.run(self.job(), lambda found: make(DemandPagingReport, found), progress, poll_s, f"{self}:")

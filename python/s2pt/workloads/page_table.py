@@ -1,0 +1,59 @@
+"""KVM's kvm_page_table_test: blocks are made, broken up under logging, and made again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from s2pt import _running
+from s2pt._core import PageTableJob
+from s2pt.workloads.common import Experiment, Report, make
+
+__all__ = ["PageTable", "PageTableReport"]
+
+
+@dataclass(frozen=True, slots=True)
+class PageTableReport(Report):
+    """A whole run, and what the table was in the end.
+
+    Attributes
+    ----------
+    blocks, pages : int
+        Leaves of the host's page size, and smaller ones.
+    """
+
+    blocks: int
+    pages: int
+
+    def __str__(self) -> str:
+        return f"{Report.__str__(self)}\n{self.blocks} whole pages of the host mapped at the end, {self.pages} parts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageTable(Experiment):
+    """All vCPUs go through the same memory, of `bytes_per_vcpu` in all; those with even numbers write, the others read.
+
+    *Create*: the first bytes of each page of the host. Then the memory is logged. *Update*: every page is written;
+    where the host's pages are blocks, the first page of each is written, which breaks it, and its second half is read.
+    Then logging ends. *Adjust*: every page, and blocks take the place of tables: with KVM's semantics by reads of what
+    the broken blocks forgot, otherwise by writes.
+
+    Notes
+    -----
+    Of the common options `overlap` and `seed` mean nothing here.
+    """
+
+    def job(self) -> PageTableJob:
+        """Prepare the run, for who wants to watch it himself; nothing runs yet."""
+        return PageTableJob(self.setup())
+
+    def run(self, *, progress: _running.Progress = None, poll_s: float = 0.05) -> PageTableReport:
+        """Run it on threads of its own, and wait for it; as `Vm.run`.
+
+        Parameters
+        ----------
+        progress : callable or bool, optional
+            Called now and then with the accesses done and those there are in all.
+        poll_s : float
+            Seconds between two such calls.
+        """
+        return _running.run(self.job(), lambda found: make(PageTableReport, found), progress, poll_s, f"{self}:")
