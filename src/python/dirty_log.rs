@@ -57,10 +57,10 @@ impl DirtyLogJob {
         let costs = CostsArg::with(costs, py, stall_tlbi_ns, stall_how)?;
         let load = super::setup::load(vcpus, bytes_per_vcpu, overlap, slots, seed);
         let setup = Setup::of(load, backing, policy, semantics, costs);
-        let vm = setup.open(py, |machine| {
-            machine.hd = log.0 == LogKind::Hardware;
+        let vm = setup.open(py, |vm_options| {
+            vm_options.hd = log.0 == LogKind::Hardware;
             if log.0 == LogKind::Ring {
-                machine.dirty_ring = u32::try_from(ring_entries.0).unwrap_or(u32::MAX).clamp(1, MOST_ENTRIES);
+                vm_options.dirty_ring = u32::try_from(ring_entries.0).unwrap_or(u32::MAX).clamp(1, MOST_ENTRIES);
             }
         })?;
         let run = options(

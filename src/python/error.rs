@@ -17,7 +17,7 @@ use crate::memory::ArenaError;
 use crate::table::Error;
 use crate::vm::replay::ReplayError;
 use crate::vm::workload::WorkloadError;
-use crate::vm::{self, AccessError, MachineError};
+use crate::vm::{self, AccessError, BuildError};
 
 /// Declares the table of exception classes, imported together.
 macro_rules! classes {
@@ -199,11 +199,11 @@ pub fn with_index(py: Python<'_>, exception: PyErr, index: usize) -> PyErr {
 }
 
 /// The exception for a VM that cannot be built.
-pub fn machine(py: Python<'_>, error: MachineError) -> PyErr {
+pub fn build(py: Python<'_>, error: BuildError) -> PyErr {
     match error {
-        MachineError::Geometry(error) => shape(py, error),
-        MachineError::Arena(error) => arena(py, error),
-        MachineError::Table(error) => table(py, error),
+        BuildError::Geometry(error) => shape(py, error),
+        BuildError::Arena(error) => arena(py, error),
+        BuildError::Table(error) => table(py, error),
     }
 }
 

@@ -87,7 +87,7 @@ impl MigrateJob {
         let machine = machine.map_err(refused)?;
         let port = machine.port();
         let bits = 64 - memory.0.saturating_add(BASE).leading_zeros();
-        let options = vm::Machine {
+        let options = vm::VmOptions {
             geometry: GeometryOptions {
                 ipa_bits: bits.clamp(40, 48) as u8,
                 ..GeometryOptions::default()
@@ -99,10 +99,10 @@ impl MigrateJob {
             dirty_ring: if log.0 == LogKind::Ring { few(ring_entries) } else { 0 },
             exit_cost: costs.exit,
             memory: memory.0,
-            ..vm::Machine::default()
+            ..vm::VmOptions::default()
         };
         let vm = options.build((port.clone(), costs.stall()));
-        let vm: Arc<Vm<Arena, (Port, Stall)>> = Arc::new(vm.map_err(|refused| error::machine(py, refused))?);
+        let vm: Arc<Vm<Arena, (Port, Stall)>> = Arc::new(vm.map_err(|refused| error::build(py, refused))?);
         port.attach(&vm);
         machine.load(&port);
         let slot = Slot::linear(SLOT, Ipa::new(BASE), memory.0, Pa::new(BASE));

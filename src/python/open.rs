@@ -25,7 +25,7 @@ use crate::vm::{Parked, Policy, Vcpu, Vm};
 pub type Table = Stage2<Arena, Sink>;
 
 /// The VM behind the classes.
-pub type Machine = Vm<Arena, Sink>;
+pub type HostedVm = Vm<Arena, Sink>;
 
 /// With how many tables, and how many VMs, a thread stays registered.
 const REMEMBERED: usize = 4;
@@ -156,13 +156,13 @@ impl Drop for Open {
 
 /// A VM and the promise to tidy up behind it.
 pub struct OpenVm {
-    vm: Machine,
+    vm: HostedVm,
     presence: Arc<Presence>,
 }
 
 impl OpenVm {
     /// Opens a VM.
-    pub fn new(vm: Machine) -> Self {
+    pub fn new(vm: HostedVm) -> Self {
         Self {
             vm,
             presence: Arc::new(Presence::new()),
@@ -230,9 +230,9 @@ impl OpenVm {
 }
 
 impl Deref for OpenVm {
-    type Target = Machine;
+    type Target = HostedVm;
 
-    fn deref(&self) -> &Machine {
+    fn deref(&self) -> &HostedVm {
         &self.vm
     }
 }

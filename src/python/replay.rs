@@ -17,7 +17,7 @@ use super::{error, exit, report};
 use crate::arch::GeometryOptions;
 use crate::table::Mapping;
 use crate::vm::replay::{COLUMNS, Event, Replay, ReplayReport};
-use crate::vm::{Backing, Machine};
+use crate::vm::{Backing, VmOptions};
 
 /// What is known after a replay.
 struct Replayed {
@@ -56,7 +56,7 @@ impl ReplayJob {
         stall_how: StallHow,
     ) -> PyResult<PyClassInitializer<Self>> {
         let events = rows(py, events)?;
-        let machine = Machine {
+        let vm_options = VmOptions {
             geometry: GeometryOptions {
                 granule: granule.0,
                 ipa_bits: ipa_bits.0,
@@ -69,11 +69,11 @@ impl ReplayJob {
             semantics: semantics.0,
             // The rows say how large the host's pages are.
             backing: Backing::Huge1G,
-            ..Machine::default()
+            ..VmOptions::default()
         };
         let stall = stall_tlbi_ns.stall(stall_how);
         let sink = Sink::new(Watch::Counting(Box::default()), stall);
-        let vm = machine.build(sink).map_err(|refused| error::machine(py, refused))?;
+        let vm = vm_options.build(sink).map_err(|refused| error::build(py, refused))?;
         let replay = Replay {
             order: order.0,
             sizes: sizes.0,

@@ -10,7 +10,7 @@ use crate::arch::{GeometryOptions, Ipa, Pa};
 use crate::sync::Arc;
 use crate::table::Stall;
 use crate::vm::workload::Load;
-use crate::vm::{Costs, Machine, Slot};
+use crate::vm::{Costs, Slot, VmOptions};
 
 /// Where the guest's memory starts, in its own space and in the host's.
 const BASE: u64 = 1 << 30;
@@ -25,7 +25,7 @@ pub const SLOT: u32 = 0;
 #[pyclass(module = "s2pt._core", frozen)]
 pub struct Setup {
     pub load: Load,
-    machine: Machine,
+    vm_options: VmOptions,
     stall: Stall,
 }
 
@@ -60,12 +60,12 @@ impl Setup {
     pub fn of(load: Load, backing: BackingArg, policy: PolicyArg, semantics: SemanticsArg, costs: Costs) -> Self {
         Self {
             load,
-            machine: Machine {
+            vm_options: VmOptions {
                 policy: policy.0,
                 backing: backing.0,
                 semantics: semantics.0,
                 exit_cost: costs.exit,
-                ..Machine::default()
+                ..VmOptions::default()
             },
             stall: costs.stall(),
         }
@@ -85,7 +85,7 @@ pub fn load(vcpus: Number, bytes_per_vcpu: SizeArg, overlap: bool, slots: Number
 
 impl Setup {
     /// A VM with the memory of all vCPUs, its slots one behind the other; `change` says what else is special about it.
-    pub fn open(&self, py: Python<'_>, change: impl FnOnce(&mut Machine)) -> PyResult<Arc<OpenVm>> {
+    pub fn open(&self, py: Python<'_>, change: impl FnOnce(&mut VmOptions)) -> PyResult<Arc<OpenVm>> {
         let (vm, memory) = self.open_empty(py, change)?;
         let slots = u64::from(self.load.slots);
         let each = (memory / PAGE / slots).max(1) * PAGE;
@@ -104,23 +104,23 @@ impl Setup {
     }
 
     /// The same without slots, and how much memory all vCPUs have.
-    pub fn open_empty(&self, py: Python<'_>, change: impl FnOnce(&mut Machine)) -> PyResult<(Arc<OpenVm>, u64)> {
+    pub fn open_empty(&self, py: Python<'_>, change: impl FnOnce(&mut VmOptions)) -> PyResult<(Arc<OpenVm>, u64)> {
         self.load.validate().map_err(|refused| error::workload(py, &refused))?;
         // Slots that can be made whenever the options are right, so that wrong ones are refused in their own words.
         let memory = self.load.bytes_per_vcpu.saturating_mul(self.load.vcpus as u64);
         let memory = memory.clamp(PAGE, u64::MAX - PAGE).next_multiple_of(PAGE);
         let bits = 64 - memory.saturating_add(BASE).leading_zeros();
-        let mut machine = Machine {
+        let mut vm_options = VmOptions {
             geometry: GeometryOptions {
                 ipa_bits: bits.clamp(40, 48) as u8,
                 ..GeometryOptions::default()
             },
             memory,
-            ..self.machine
+            ..self.vm_options
         };
-        change(&mut machine);
+        change(&mut vm_options);
         let sink = Sink::new(Watch::Counting(Box::default()), Some(self.stall));
-        let vm = machine.build(sink).map_err(|refused| error::machine(py, refused))?;
+        let vm = vm_options.build(sink).map_err(|refused| error::build(py, refused))?;
         Ok((Arc::new(OpenVm::new(vm)), memory))
     }
 }

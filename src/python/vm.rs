@@ -22,7 +22,7 @@ use crate::memory::{Arena, TableMemory};
 use crate::sync::Arc;
 use crate::table;
 use crate::vm::workload::LogKind;
-use crate::vm::{self, Backing, Machine, Outcome, PaSource, Policy, Slot, Vcpu};
+use crate::vm::{self, Backing, Outcome, PaSource, Policy, Slot, Vcpu, VmOptions};
 
 /// Accesses of an array between two looks at the clock.
 const BETWEEN_LOOKS: usize = 64;
@@ -112,7 +112,7 @@ impl PyVm {
         costs: Option<CostsArg>,
     ) -> PyResult<Self> {
         let costs = CostsArg::with(costs, py, stall_tlbi_ns, stall_how)?;
-        let mut machine = Machine {
+        let mut vm_options = VmOptions {
             geometry: GeometryOptions {
                 granule: granule.0,
                 ipa_bits: ipa_bits.0,
@@ -131,13 +131,13 @@ impl PyVm {
             hd,
             fwb,
             semantics: semantics.0,
-            ..Machine::default()
+            ..VmOptions::default()
         };
         if let Some(memory) = memory {
-            machine.memory = memory.0;
+            vm_options.memory = memory.0;
         }
         let sink = Sink::new(sink.map_or(Watch::Nobody, WatchArg::watch), Some(costs.stall()));
-        let vm = machine.build(sink).map_err(|refused| error::machine(py, refused))?;
+        let vm = vm_options.build(sink).map_err(|refused| error::build(py, refused))?;
         if let Some(memory) = memory {
             let pa = pa.map_or(Pa::new(ipa.0.get()), |pa| pa.0);
             let slot = Slot::linear(0, ipa.0, memory.0, pa);

@@ -23,7 +23,7 @@ impl AccessTrackingJob {
     fn new(py: Python<'_>, setup: &Bound<'_, Setup>, hardware_af: bool) -> PyResult<PyClassInitializer<Self>> {
         let setup = setup.get();
         let run = AccessTracking { load: setup.load };
-        let vm = setup.open(py, |machine| machine.ha = hardware_af)?;
+        let vm = setup.open(py, |vm_options| vm_options.ha = hardware_af)?;
         run.validate(&**vm, SLOT)
             .map_err(|refused| error::workload(py, &refused))?;
         let job = prepare(vm, move |vm, control| run.run(vm, SLOT, control));
@@ -107,10 +107,10 @@ impl MemslotsJob {
             iterations: iterations.map(|iterations| iterations.0),
         };
         // A slot that is moved has as much room behind the memory, from a gigabyte on.
-        let (vm, _) = setup.open_empty(py, |machine| {
-            let end = machine.memory.saturating_mul(2).saturating_add(4 << 30);
+        let (vm, _) = setup.open_empty(py, |vm_options| {
+            let end = vm_options.memory.saturating_mul(2).saturating_add(4 << 30);
             let bits = 64 - end.leading_zeros();
-            machine.geometry.ipa_bits = bits.clamp(40, 48) as u8;
+            vm_options.geometry.ipa_bits = bits.clamp(40, 48) as u8;
         })?;
         run.validate(&**vm).map_err(|refused| error::workload(py, &refused))?;
         let job = prepare(vm, move |vm, control| run.run(vm, control));

@@ -18,9 +18,9 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     ///
     /// ```
     /// use s2pt::arch::{AccessKind, Ipa, Pa};
-    /// use s2pt::vm::{Machine, Slot};
+    /// use s2pt::vm::{VmOptions, Slot};
     ///
-    /// let vm = Machine::default().build(s2pt::table::Null)?;
+    /// let vm = VmOptions::default().build(s2pt::table::Null)?;
     /// vm.create_slot(Slot::linear(0, Ipa::new(0x8000_0000), 64 << 20, Pa::new(0x4000_0000)))?;
     /// vm.vcpu().access(Ipa::new(0x8000_1000), AccessKind::Read)?;
     /// assert!(vm.age(Ipa::new(0x8000_0000), 64 << 20, true)?);

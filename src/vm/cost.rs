@@ -37,13 +37,13 @@ mod tests {
 
     use super::*;
     use crate::arch::{AccessKind, Ipa, Pa};
-    use crate::machine::{Machine as Hardware, MachineOptions};
+    use crate::machine::{Machine, MachineOptions};
     use crate::memory::Arena;
     use crate::sync::Arc;
     use crate::table::paid::times;
     use crate::table::{Counting, StallKind};
     use crate::vm::workload::{Control, DirtyLog, Load, LogKind, Migrate};
-    use crate::vm::{Backing, Machine, Policy, Slot, Vm};
+    use crate::vm::{Backing, Policy, Slot, Vm, VmOptions};
 
     const PAGE: u64 = 4096;
     const BLOCK: u64 = 2 << 20;
@@ -66,13 +66,13 @@ mod tests {
     }
 
     fn vm(costs: &Costs, policy: Policy, backing: Backing, size: u64) -> Vm<Arena, (Counting, Stall)> {
-        let machine = Machine {
+        let vm_options = VmOptions {
             policy,
             backing,
             exit_cost: costs.exit,
-            ..Machine::default()
+            ..VmOptions::default()
         };
-        let vm = machine.build((Counting::new(), costs.stall())).unwrap();
+        let vm = vm_options.build((Counting::new(), costs.stall())).unwrap();
         vm.create_slot(Slot::linear(0, Ipa::new(BLOCK), size, Pa::new(BLOCK)))
             .unwrap();
         vm
@@ -145,23 +145,23 @@ mod tests {
     fn a_migration_pays_for_each_page_that_it_copies() {
         for (kind, base) in [(LogKind::Lazy, 3_100), (LogKind::Ring, 3_200)] {
             let costs = costs(base);
-            let hardware = Hardware::new(MachineOptions {
+            let machine = Machine::new(MachineOptions {
                 cpus: 2,
                 ram: Some((Pa::new(BLOCK), BLOCK)),
                 ..MachineOptions::default()
             })
             .unwrap();
-            let port = hardware.port();
-            let machine = Machine {
+            let port = machine.port();
+            let vm_options = VmOptions {
                 exit_cost: costs.exit,
                 dirty_ring: if kind == LogKind::Ring { 64 } else { 0 },
-                ..Machine::default()
+                ..VmOptions::default()
             };
             let sink = (port.clone(), (Arc::new(Counting::new()), costs.stall()));
             let counting = Arc::clone(&sink.1.0);
-            let vm = Arc::new(machine.build(sink).unwrap());
+            let vm = Arc::new(vm_options.build(sink).unwrap());
             port.attach(&vm);
-            hardware.load(&port);
+            machine.load(&port);
             vm.create_slot(Slot::linear(0, Ipa::new(BLOCK), BLOCK, Pa::new(BLOCK)))
                 .unwrap();
             let job = Migrate {
@@ -171,7 +171,7 @@ mod tests {
                 rounds: 3,
                 ..Migrate::default()
             };
-            let report = job.run(&vm, 0, &hardware, &Control::new()).unwrap();
+            let report = job.run(&vm, 0, &machine, &Control::new()).unwrap();
             assert_eq!(report.lost_bytes, Some(0));
             let [tlbis, exits, copies, _, frames] = paid(&costs);
             assert!(copies >= BLOCK / PAGE);

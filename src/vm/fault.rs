@@ -67,9 +67,9 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
     ///
     /// ```
     /// use s2pt::arch::{AccessKind, Ipa, Level, Pa};
-    /// use s2pt::vm::{Handled, Machine, Outcome, Slot};
+    /// use s2pt::vm::{Handled, VmOptions, Outcome, Slot};
     ///
-    /// let vm = Machine::default().build(s2pt::table::Null)?;
+    /// let vm = VmOptions::default().build(s2pt::table::Null)?;
     /// vm.create_slot(Slot::linear(0, Ipa::new(0x8000_0000), 64 << 20, Pa::new(0x4000_0000)))?;
     /// let mut vcpu = vm.vcpu();
     /// let fault = vcpu.translate(Ipa::new(0x8000_1234), AccessKind::Write).unwrap_err();

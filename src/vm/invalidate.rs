@@ -173,9 +173,9 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     ///
     /// ```
     /// use s2pt::arch::{AccessKind, Ipa, Pa};
-    /// use s2pt::vm::{Machine, Slot};
+    /// use s2pt::vm::{VmOptions, Slot};
     ///
-    /// let vm = Machine::default().build(s2pt::table::Null)?;
+    /// let vm = VmOptions::default().build(s2pt::table::Null)?;
     /// vm.create_slot(Slot::linear(0, Ipa::new(0x8000_0000), 64 << 20, Pa::new(0x4000_0000)))?;
     /// let mut vcpu = vm.vcpu();
     /// vcpu.access(Ipa::new(0x8000_1000), AccessKind::Write)?;

@@ -165,9 +165,9 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     ///
     /// ```
     /// use s2pt::arch::{AccessKind, Ipa, Pa};
-    /// use s2pt::vm::{DirtyLogMode, DirtyPage, Machine, Slot};
+    /// use s2pt::vm::{DirtyLogMode, DirtyPage, VmOptions, Slot};
     ///
-    /// let vm = Machine { dirty_ring: 64, ..Machine::default() }.build(s2pt::table::Null)?;
+    /// let vm = VmOptions { dirty_ring: 64, ..VmOptions::default() }.build(s2pt::table::Null)?;
     /// vm.create_slot(Slot::linear(7, Ipa::new(0x8000_0000), 4 << 20, Pa::new(0x4000_0000)))?;
     /// vm.enable_dirty_log(7, DirtyLogMode::Auto)?;
     /// let mut vcpu = vm.vcpu();

@@ -3,19 +3,19 @@
 use s2pt::arch::{AccessKind, Attrs, Ipa, Level, Pa, Prot, Tlbi};
 use s2pt::memory::{Arena, TableMemory};
 use s2pt::table::{Event, Recording};
-use s2pt::vm::{Backing, DirtyLogMode, Handled, HostPage, Machine, Outcome, Policy, Retry, Slot, Vm};
+use s2pt::vm::{Backing, DirtyLogMode, Handled, HostPage, Outcome, Policy, Retry, Slot, Vm, VmOptions};
 
 use crate::support::*;
 
 const HOST: u64 = 16 * GIB;
 
 fn vm(policy: Policy, size: u64) -> Vm<Arena, Recording> {
-    let machine = Machine {
+    let vm_options = VmOptions {
         policy,
         backing: Backing::Thp,
-        ..Machine::default()
+        ..VmOptions::default()
     };
-    let vm = machine.build(Recording::new(1 << 16)).unwrap();
+    let vm = vm_options.build(Recording::new(1 << 16)).unwrap();
     vm.create_slot(Slot::linear(0, Ipa::new(4 * GIB), size, Pa::new(HOST)))
         .unwrap();
     vm

@@ -96,7 +96,7 @@ fn cancelled(ender: &Ender, policy: Policy, manual_protect: bool) -> DirtyLogRep
         },
         ..job()
     };
-    let vm = vm_with(machine(policy, Backing::Thp), SIZE, ender);
+    let vm = vm_with(vm_options(policy, Backing::Thp), SIZE, ender);
     let report = job.run(&vm, 0, &ender.control).unwrap();
     assert!(!report.complete && ender.control.is_cancelled());
     assert_eq!(vm.dirty_log_mode(0), Ok(None), "the log is left off");
@@ -147,7 +147,7 @@ fn a_step_of_the_host_is_done_to_its_end() {
 
 #[test]
 fn before_the_beginning_there_is_nothing_to_tell() {
-    let vm = vm_with(machine(Policy::Lockless, Backing::Thp), SIZE, Counting::new());
+    let vm = vm_with(vm_options(Policy::Lockless, Backing::Thp), SIZE, Counting::new());
     let control = Control::new();
     control.cancel();
     let report = job().run(&vm, 0, &control).unwrap();
@@ -171,10 +171,10 @@ fn migrate_until(step: &'static str, kind: LogKind) -> Option<MigrateReport> {
     .unwrap();
     let port = machine.port();
     let ender = Arc::new(Ender::new(step, 0, Who::Host));
-    let options = vm::Machine {
+    let options = vm::VmOptions {
         hd: kind == LogKind::Hardware,
         dirty_ring: if kind == LogKind::Ring { 1024 } else { 0 },
-        ..vm::Machine::default()
+        ..vm::VmOptions::default()
     };
     let vm = Arc::new(options.build((port.clone(), Arc::clone(&ender))).unwrap());
     port.attach(&vm);
@@ -256,7 +256,7 @@ fn a_replay_tells_what_the_rows_up_to_there_did() {
             sizes: s2pt::vm::replay::Sizes::Recorded,
             ..Replay::default()
         };
-        let vm = machine(Policy::Lockless, Backing::Thp).build(&ender).unwrap();
+        let vm = vm_options(Policy::Lockless, Backing::Thp).build(&ender).unwrap();
         let report = replay.run(&vm, &tape.events(), &ender.control).unwrap();
         assert!(!report.complete, "{order:?}");
         assert_eq!((report.faults, report.counters.total()), (done, done), "{order:?}");

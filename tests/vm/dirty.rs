@@ -146,7 +146,7 @@ fn clearing_takes_what_was_asked_and_found() {
 /// However many runs of pages are protected, CPUs are interrupted once.
 #[test]
 fn one_harvest_is_one_invalidation() {
-    let vm = vm_with(machine(Policy::Lockless, Backing::Pages), 4 * BLOCK, Counting::new());
+    let vm = vm_with(vm_options(Policy::Lockless, Backing::Pages), 4 * BLOCK, Counting::new());
     vm.enable_dirty_log(0, DirtyLogMode::Auto).unwrap();
     let mut vcpu = vm.vcpu();
     for page in [1, 300, 301, 700, 1500] {
@@ -263,7 +263,7 @@ fn writable_pages_are_marked<T: s2pt::table::Tlb>(vm: &s2pt::vm::Vm<s2pt::memory
 #[test]
 fn a_write_during_a_harvest_is_in_the_next_one() {
     let vm = vm_with(
-        machine(Policy::Lockless, Backing::Pages),
+        vm_options(Policy::Lockless, Backing::Pages),
         BLOCK,
         Gate::new(|e| {
             matches!(
@@ -296,7 +296,7 @@ fn a_write_during_a_harvest_is_in_the_next_one() {
 #[test]
 fn a_harvest_during_a_fault_leaves_the_page_for_the_next_one() {
     let gate = Gate::new(|e| matches!(e, Event::Allocate { .. }));
-    let vm = vm_with(machine(Policy::Lockless, Backing::Thp), BLOCK, gate);
+    let vm = vm_with(vm_options(Policy::Lockless, Backing::Thp), BLOCK, gate);
     let mut vcpu = vm.vcpu();
     write(&mut vcpu, 0);
     vm.enable_dirty_log(0, DirtyLogMode::Auto).unwrap();

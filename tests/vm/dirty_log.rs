@@ -5,7 +5,7 @@ use s2pt::arch::{Ipa, Pa};
 use s2pt::memory::Arena;
 use s2pt::table::{Counting, Semantics};
 use s2pt::vm::workload::{Control, DirtyLog, DirtyLogReport, Expected, Load, LogKind, Phase, WorkloadError};
-use s2pt::vm::{Backing, Error, Machine, OutcomeClass, Policy, Slot, Vm};
+use s2pt::vm::{Backing, Error, OutcomeClass, Policy, Slot, Vm, VmOptions};
 
 use crate::support::*;
 use crate::workload::load;
@@ -24,11 +24,11 @@ struct Mode {
 impl Mode {
     /// A VM with one slot of each of these sizes, one behind the other.
     fn vm(self, sizes: &[u64]) -> Vm<Arena, Counting> {
-        let options = Machine {
+        let options = VmOptions {
             semantics: self.semantics,
             hd: self.kind == LogKind::Hardware,
             dirty_ring: if self.kind == LogKind::Ring { RING } else { 0 },
-            ..machine(self.policy, self.backing)
+            ..vm_options(self.policy, self.backing)
         };
         let vm = options.build(Counting::new()).unwrap();
         let mut offset = 0;

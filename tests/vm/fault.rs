@@ -156,7 +156,7 @@ fn logging_maps_pages_and_reads_read_only() {
 #[test]
 fn a_logged_write_to_a_block_splits_it_in_one_break() {
     for policy in Policy::ALL {
-        let vm = vm_with(machine(policy, Backing::Thp), 2 * BLOCK, Counting::new());
+        let vm = vm_with(vm_options(policy, Backing::Thp), 2 * BLOCK, Counting::new());
         let mut vcpu = vm.vcpu();
         write(&mut vcpu, 0);
         vm.enable_dirty_log(0, DirtyLogMode::Auto).unwrap();
@@ -206,9 +206,9 @@ fn an_execute_fault_on_a_block_relaxes_it_whole_unless_logged() {
 
 #[test]
 fn eager_execution_spares_the_second_fault() {
-    let eager = s2pt::vm::Machine {
+    let eager = s2pt::vm::VmOptions {
         execute_eagerly: true,
-        ..machine(Policy::Lockless, Backing::Thp)
+        ..vm_options(Policy::Lockless, Backing::Thp)
     };
     let vm = vm_with(eager, BLOCK, s2pt::table::Null);
     let mut vcpu = vm.vcpu();

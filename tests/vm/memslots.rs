@@ -12,12 +12,12 @@ use crate::workload::load;
 
 #[test]
 fn slots_and_memory_come_and_go_under_a_guest() {
-    for (machine, vcpus) in modes().filter(|(machine, _)| machine.backing != Backing::Huge1G) {
-        if machine.semantics == Semantics::Kvm && machine.policy != Policy::Parallel {
+    for (kind, vcpus) in modes().filter(|(kind, _)| kind.backing != Backing::Huge1G) {
+        if kind.semantics == Semantics::Kvm && kind.policy != Policy::Parallel {
             continue;
         }
         for (test, name) in SlotTest::ALL {
-            let vm = machine.build(Counting::new()).unwrap();
+            let vm = kind.build(Counting::new()).unwrap();
             let (half, iterations) = (vcpus as u64 * BLOCK, 2);
             let run = Memslots {
                 load: Load {
@@ -30,12 +30,12 @@ fn slots_and_memory_come_and_go_under_a_guest() {
             };
             let control = Control::new();
             let report = run.run(&vm, &control).unwrap();
-            let what = format!("{machine:?} {vcpus} {name}");
+            let what = format!("{kind:?} {vcpus} {name}");
             assert_eq!((report.iterations, report.wrong_words), (iterations, 0), "{what}");
             assert!(report.run.complete && vm.slots().is_empty());
             assert_eq!(vm.stage2().handle().stats().mapped_bytes, 0);
             assert_eq!(control.progress(), (iterations, iterations));
-            let leaf = if machine.backing == Backing::Pages { PAGE } else { BLOCK };
+            let leaf = if kind.backing == Backing::Pages { PAGE } else { BLOCK };
             let turns = &report.run.phases[1];
             let found = Expected::of(&turns.counters);
             let exits = turns.counters.outcomes(OutcomeClass::ExitMmio);
@@ -64,7 +64,7 @@ fn slots_and_memory_come_and_go_under_a_guest() {
 
 #[test]
 fn a_slot_that_is_away_is_missed() {
-    let vm = machine(Policy::Lockless, Backing::Pages)
+    let vm = vm_options(Policy::Lockless, Backing::Pages)
         .build(Counting::new())
         .unwrap();
     let mut run = Memslots {
@@ -94,7 +94,9 @@ fn a_slot_that_is_away_is_missed() {
 #[test]
 fn a_wish_to_end_is_heard_in_every_test_of_slots() {
     for (test, _) in SlotTest::ALL {
-        let vm = machine(Policy::Parallel, Backing::Thp).build(Counting::new()).unwrap();
+        let vm = vm_options(Policy::Parallel, Backing::Thp)
+            .build(Counting::new())
+            .unwrap();
         let run = Memslots {
             load: Load {
                 slots: 4,
@@ -120,7 +122,7 @@ fn a_wish_to_end_is_heard_in_every_test_of_slots() {
 
 #[test]
 fn slots_that_cannot_be_are_refused_and_others_stay() {
-    let vm = vm_with(machine(Policy::Lockless, Backing::Thp), BLOCK, Counting::new());
+    let vm = vm_with(vm_options(Policy::Lockless, Backing::Thp), BLOCK, Counting::new());
     let run = |load, test| {
         let run = Memslots {
             load,

@@ -26,13 +26,13 @@ fn world(policy: Policy, backing: Backing, kind: LogKind, semantics: Semantics, 
     })
     .unwrap();
     let port = machine.port();
-    let options = vm::Machine {
+    let options = vm::VmOptions {
         policy,
         backing,
         semantics,
         hd: kind == LogKind::Hardware,
         dirty_ring: if kind == LogKind::Ring { 1024 } else { 0 },
-        ..vm::Machine::default()
+        ..vm::VmOptions::default()
     };
     let vm = Arc::new(options.build(port.clone()).unwrap());
     port.attach(&vm);

@@ -8,24 +8,24 @@ use s2pt::vm::workload::{
     AccessPhase, AccessTracking, Control, DemandPaging, Expected, Load, PageTable, PagingPhase, PhaseReport, Stage,
     Supply, WorkloadError,
 };
-use s2pt::vm::{Backing, Cost, Error, Machine, OutcomeClass, Policy, Vm};
+use s2pt::vm::{Backing, Cost, Error, OutcomeClass, Policy, Vm, VmOptions};
 
 use crate::support::*;
 use crate::workload::load;
 
 /// Every policy, semantics, backing, with one vCPU and with several.
-pub fn modes() -> impl Iterator<Item = (Machine, usize)> {
+pub fn modes() -> impl Iterator<Item = (VmOptions, usize)> {
     let backings = [Backing::Pages, Backing::Thp, Backing::Huge1G].into_iter();
     backings.flat_map(|backing| {
         Policy::ALL.into_iter().flat_map(move |policy| {
             [Semantics::Exact, Semantics::Kvm]
                 .into_iter()
                 .flat_map(move |semantics| {
-                    let machine = Machine {
+                    let kind = VmOptions {
                         semantics,
-                        ..machine(policy, backing)
+                        ..vm_options(policy, backing)
                     };
-                    [1, 3].map(|vcpus| (machine, vcpus))
+                    [1, 3].map(|vcpus| (kind, vcpus))
                 })
         })
     })
@@ -40,8 +40,8 @@ pub fn of(translation: u64, permission: u64, access_flag: u64) -> Expected {
 }
 
 /// Leaves of a memory that has no room for a block of 1 GiB.
-fn leaves(machine: Machine, bytes: u64) -> u64 {
-    let leaf = if machine.backing == Backing::Pages { PAGE } else { BLOCK };
+fn leaves(kind: VmOptions, bytes: u64) -> u64 {
+    let leaf = if kind.backing == Backing::Pages { PAGE } else { BLOCK };
     bytes.div_ceil(leaf)
 }
 
@@ -60,35 +60,35 @@ fn as_foretold<P: core::fmt::Debug>(phases: &[PhaseReport<P>]) {
 
 #[test]
 fn an_idle_leaf_faults_once_unless_hardware_sees_to_it() {
-    for (machine, vcpus) in modes() {
+    for (kind, vcpus) in modes() {
         for ha in [false, true] {
-            let machine = Machine { ha, ..machine };
+            let kind = VmOptions { ha, ..kind };
             let bytes = vcpus as u64 * 2 * BLOCK;
-            let vm = vm_with(machine, bytes, Counting::new());
+            let vm = vm_with(kind, bytes, Counting::new());
             let control = Control::new();
             let job = AccessTracking {
                 load: load(vcpus, 2 * BLOCK),
             };
             let report = job.run(&vm, 0, &control).unwrap();
-            let n = leaves(machine, bytes);
+            let n = leaves(kind, bytes);
             let idle = if ha { 0 } else { n };
             let none = of(0, 0, 0);
             assert_eq!(
                 counted(&report.phases),
                 [of(n, 0, 0), none, none, none, of(0, 0, idle), none, of(0, 0, idle)],
-                "{machine:?} {vcpus}"
+                "{kind:?} {vcpus}"
             );
             assert!(report.phases.iter().all(|phase| phase.as_expected() == Some(true)));
             // Whoever was there in between is seen, by hardware or not.
             let young: Vec<_> = report.phases.iter().filter_map(|phase| phase.found).collect();
-            assert_eq!(young, [n, n], "{machine:?} {vcpus}");
+            assert_eq!(young, [n, n], "{kind:?} {vcpus}");
             let mark = report
                 .phases
                 .iter()
                 .find(|p| p.phase == AccessPhase::MarkIdle(2))
                 .unwrap();
             let tlbis = mark.maintenance.unwrap().tlbi();
-            if vcpus == 1 || machine.policy != Policy::Lockless {
+            if vcpus == 1 || kind.policy != Policy::Lockless {
                 assert_eq!(tlbis, n, "one TLBI a leaf");
             } else {
                 // Who finds a leaf old while a peer's TLBI is under way does not rely on that.
@@ -102,11 +102,11 @@ fn an_idle_leaf_faults_once_unless_hardware_sees_to_it() {
 
 #[test]
 fn vcpus_on_the_same_leaves_age_each_once() {
-    let machine = Machine {
+    let kind = VmOptions {
         ha: false,
-        ..machine(Policy::Lockless, Backing::Thp)
+        ..vm_options(Policy::Lockless, Backing::Thp)
     };
-    let vm = vm_with(machine, 3 * BLOCK, Counting::new());
+    let vm = vm_with(kind, 3 * BLOCK, Counting::new());
     let load = Load {
         overlap: true,
         ..load(3, BLOCK)
@@ -119,9 +119,9 @@ fn vcpus_on_the_same_leaves_age_each_once() {
     assert_eq!(report.phases[4].expected, None);
     as_foretold(&report.phases);
     // 1 GiB as one leaf, of which little is used.
-    let huge = Machine {
+    let huge = VmOptions {
         backing: Backing::Huge1G,
-        ..machine
+        ..kind
     };
     let vm = vm_with(huge, GIB, Counting::new());
     let one = AccessTracking {
@@ -136,15 +136,15 @@ fn vcpus_on_the_same_leaves_age_each_once() {
 
 #[test]
 fn blocks_are_broken_and_made_again() {
-    for (machine, vcpus) in modes() {
-        let huge = machine.backing != Backing::Pages;
-        let gigabyte = machine.backing == Backing::Huge1G;
+    for (kind, vcpus) in modes() {
+        let huge = kind.backing != Backing::Pages;
+        let gigabyte = kind.backing == Backing::Huge1G;
         // With 1 GiB, every page of one is touched: once, by one policy of each kind.
-        if gigabyte && (vcpus > 1 || machine.policy != Policy::Lockless) {
+        if gigabyte && (vcpus > 1 || kind.policy != Policy::Lockless) {
             continue;
         }
         let bytes = if gigabyte { GIB } else { 3 * BLOCK };
-        let vm = vm_with(machine, bytes, Counting::new());
+        let vm = vm_with(kind, bytes, Counting::new());
         let control = Control::new();
         let job = PageTable {
             load: load(vcpus, bytes),
@@ -153,8 +153,8 @@ fn blocks_are_broken_and_made_again() {
         assert_eq!(vm.dirty_log_options(0), Ok(None));
         let size = [PAGE, BLOCK, GIB][huge as usize + gigabyte as usize];
         let large = bytes / size;
-        assert_eq!((report.blocks, report.pages), (large, 0), "{machine:?} {vcpus}");
-        let kvm = machine.semantics == Semantics::Kvm;
+        assert_eq!((report.blocks, report.pages), (large, 0), "{kind:?} {vcpus}");
+        let kvm = kind.semantics == Semantics::Kvm;
         let update = if huge && kvm {
             of(bytes / PAGE / 2, large, 0)
         } else {
@@ -167,17 +167,14 @@ fn blocks_are_broken_and_made_again() {
         };
         let found = counted(&report.run.phases);
         let none = of(0, 0, 0);
-        assert_eq!(found[0], of(large, 0, 0), "{machine:?} {vcpus}");
+        assert_eq!(found[0], of(large, 0, 0), "{kind:?} {vcpus}");
         if vcpus == 1 {
-            assert_eq!(found, [of(large, 0, 0), none, update, none, adjust], "{machine:?}");
+            assert_eq!(found, [of(large, 0, 0), none, update, none, adjust], "{kind:?}");
             assert!([0, 2, 4].map(|at| report.run.phases[at].as_expected()) == [Some(true); 3]);
         } else {
             as_foretold(&report.run.phases);
             let all = |e: Expected| e.translation + e.permission;
-            assert!(
-                all(found[2]) >= all(update) && all(found[4]) >= all(adjust),
-                "{machine:?}"
-            );
+            assert!(all(found[2]) >= all(update) && all(found[4]) >= all(adjust), "{kind:?}");
         }
         let adjusted = report.run.phases.last().unwrap();
         assert_eq!(adjusted.phase, Stage::Adjust);
@@ -191,7 +188,7 @@ fn blocks_are_broken_and_made_again() {
 
 #[test]
 fn memory_that_is_not_whole_pages_of_the_host_is_refused() {
-    let vm = vm_with(machine(Policy::Lockless, Backing::Thp), 4 * BLOCK, Counting::new());
+    let vm = vm_with(vm_options(Policy::Lockless, Backing::Thp), 4 * BLOCK, Counting::new());
     let refused = |bytes| PageTable { load: load(2, bytes) }.validate(&vm, 0).unwrap_err();
     let (value, required) = (BLOCK + PAGE, BLOCK);
     assert_eq!(refused(value), WorkloadError::Alignment { value, required });
@@ -206,46 +203,42 @@ fn memory_that_is_not_whole_pages_of_the_host_is_refused() {
 
 #[test]
 fn every_page_is_supplied_once_and_holds_what_was_written() {
-    for (machine, vcpus) in modes() {
+    for (kind, vcpus) in modes() {
         // Whose habits the table has makes no difference to the suppliers.
-        if machine.semantics == Semantics::Kvm && (machine.backing, machine.policy) != (Backing::Thp, Policy::Parallel)
-            || machine.backing == Backing::Huge1G && machine.policy != Policy::Lockless
+        if kind.semantics == Semantics::Kvm && (kind.backing, kind.policy) != (Backing::Thp, Policy::Parallel)
+            || kind.backing == Backing::Huge1G && kind.policy != Policy::Lockless
         {
             continue;
         }
         for (supply, name) in Supply::ALL {
             // A page at a time takes its time.
-            let each = if machine.backing == Backing::Pages {
+            let each = if kind.backing == Backing::Pages {
                 64 * PAGE
             } else {
                 BLOCK
             };
             let bytes = vcpus as u64 * each;
-            let vm = vm_with(machine, bytes, Counting::new());
+            let vm = vm_with(kind, bytes, Counting::new());
             let run = DemandPaging {
                 load: load(vcpus, each),
                 supply,
-                one_queue: machine.policy == Policy::Serial,
+                one_queue: kind.policy == Policy::Serial,
                 readers: 2,
                 ..DemandPaging::default()
             };
             let control = Control::new();
             let report = run.run(&vm, 0, &control).unwrap();
-            let what = format!("{machine:?} {vcpus} {name}");
+            let what = format!("{kind:?} {vcpus} {name}");
             let guest = report.run.phases.last().unwrap();
             assert_eq!(
                 (guest.phase, guest.as_expected()),
                 (PagingPhase::Guest, Some(true)),
                 "{what}"
             );
-            assert_eq!(
-                Expected::of(&guest.counters),
-                of(leaves(machine, bytes), 0, 0),
-                "{what}"
-            );
+            assert_eq!(Expected::of(&guest.counters), of(leaves(kind, bytes), 0, 0), "{what}");
             assert_eq!(report.run.phases.len(), 1 + usize::from(supply == Supply::Minor));
             // The host's pages, however small the guest's mappings of them are.
-            let size = [PAGE, BLOCK, GIB][machine.backing as usize];
+            let size = [PAGE, BLOCK, GIB][kind.backing as usize];
             let supplied = if supply == Supply::Kernel {
                 0
             } else {
@@ -263,7 +256,7 @@ fn every_page_is_supplied_once_and_holds_what_was_written() {
 fn two_suppliers_of_one_page_are_no_error() {
     let mut existed = 0;
     for policy in Policy::ALL {
-        let vm = vm_with(machine(policy, Backing::Pages), 4 * BLOCK, Counting::new());
+        let vm = vm_with(vm_options(policy, Backing::Pages), 4 * BLOCK, Counting::new());
         let run = DemandPaging {
             load: Load {
                 overlap: true,
@@ -285,7 +278,7 @@ fn two_suppliers_of_one_page_are_no_error() {
 #[test]
 fn a_supplier_takes_as_long_as_he_is_told_to() {
     let delay = Duration::from_millis(2);
-    let vm = vm_with(machine(Policy::Lockless, Backing::Pages), BLOCK, Counting::new());
+    let vm = vm_with(vm_options(Policy::Lockless, Backing::Pages), BLOCK, Counting::new());
     let run = DemandPaging {
         load: load(1, 16 * PAGE),
         supply: Supply::Minor,
@@ -322,7 +315,11 @@ const ALL: [Run; 3] = [
 #[test]
 fn a_wish_to_end_is_heard_and_nothing_stays_behind() {
     for run in ALL {
-        let vm = vm_with(machine(Policy::Parallel, Backing::Pages), 64 * BLOCK, Counting::new());
+        let vm = vm_with(
+            vm_options(Policy::Parallel, Backing::Pages),
+            64 * BLOCK,
+            Counting::new(),
+        );
         let control = Control::new();
         std::thread::scope(|scope| {
             let running = scope.spawn(|| run(load(2, 32 * BLOCK), &vm, &control));
@@ -341,7 +338,7 @@ fn a_wish_to_end_is_heard_and_nothing_stays_behind() {
 #[test]
 fn wrong_options_are_refused() {
     for run in ALL {
-        let vm = vm_with(machine(Policy::Lockless, Backing::Pages), BLOCK, Counting::new());
+        let vm = vm_with(vm_options(Policy::Lockless, Backing::Pages), BLOCK, Counting::new());
         let refused = |load| run(load, &vm, &Control::new()).unwrap_err();
         assert!(matches!(
             refused(load(0, BLOCK)),
@@ -359,7 +356,7 @@ fn wrong_options_are_refused() {
         };
         assert_eq!(refused(slots), WorkloadError::Vm(Error::NoSlot { slot: 1 }));
     }
-    let vm = vm_with(machine(Policy::Lockless, Backing::Pages), BLOCK, Counting::new());
+    let vm = vm_with(vm_options(Policy::Lockless, Backing::Pages), BLOCK, Counting::new());
     let run = DemandPaging {
         load: load(1, BLOCK),
         readers: 0,

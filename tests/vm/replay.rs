@@ -180,7 +180,7 @@ fn tape() -> Tape {
 }
 
 fn run(replay: Replay, policy: Policy, tape: &Tape) -> ReplayReport {
-    let vm = machine(policy, Backing::Thp).build(Counting::new()).unwrap();
+    let vm = vm_options(policy, Backing::Thp).build(Counting::new()).unwrap();
     let report = replay.run(&vm, &tape.events(), &Control::new()).unwrap();
     assert_eq!(report.frames as u64, report.stats.table_frames());
     assert_eq!((report.stats.locked, report.stats.frozen), (0, 0));
@@ -334,11 +334,15 @@ fn lost_races_change_nothing_in_order() {
 
 #[test]
 fn what_cannot_be_replayed_is_refused() {
-    let vm = vm_with(machine(Policy::Lockless, Backing::Thp), BLOCK, Counting::new());
+    let vm = vm_with(vm_options(Policy::Lockless, Backing::Thp), BLOCK, Counting::new());
     let events = tape().events();
     let refused = Replay::default().run(&vm, &events, &Control::new()).map(drop);
     assert_eq!(refused, Err(ReplayError::HasSlots { slots: 1 }));
-    let fresh = || machine(Policy::Lockless, Backing::Thp).build(Counting::new()).unwrap();
+    let fresh = || {
+        vm_options(Policy::Lockless, Backing::Thp)
+            .build(Counting::new())
+            .unwrap()
+    };
     let refuse = |tape: &Tape, sizes| {
         Replay {
             sizes,

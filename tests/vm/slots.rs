@@ -239,7 +239,7 @@ fn logging_switched_on_under_a_fault_makes_it_retry() {
 fn switching_the_log_on_waits_for_an_install_under_way() {
     for policy in Policy::ALL {
         let vm = vm_with(
-            machine(policy, Backing::Thp),
+            vm_options(policy, Backing::Thp),
             BLOCK,
             Gate::new(|e| matches!(e, Event::Allocate { .. })),
         );

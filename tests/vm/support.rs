@@ -1,4 +1,4 @@
-//! Small machines, and a sink in which a thread can be held at a chosen step.
+//! Small VMs, and a sink in which a thread can be held at a chosen step.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex};
@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex};
 use s2pt::arch::{AccessKind, Fault, FaultKind, Geometry, GeometryOptions, Granule, Ipa, Level, Pa, Prot};
 use s2pt::memory::{Arena, ArenaOptions, TableMemory};
 use s2pt::table::{Config, Event, Null, Stage2, Tlb};
-use s2pt::vm::{Backing, Machine, Policy, Slot, Vcpu, Vm, VmConfig};
+use s2pt::vm::{Backing, Policy, Slot, Vcpu, Vm, VmConfig, VmOptions};
 
 pub const PAGE: u64 = 4 << 10;
 pub const BLOCK: u64 = 2 << 20;
@@ -20,24 +20,24 @@ pub fn ipa(offset: u64) -> Ipa {
     Ipa::new(BASE + offset)
 }
 
-pub fn machine(policy: Policy, backing: Backing) -> Machine {
-    Machine {
+pub fn vm_options(policy: Policy, backing: Backing) -> VmOptions {
+    VmOptions {
         policy,
         backing,
-        ..Machine::default()
+        ..VmOptions::default()
     }
 }
 
 /// A VM with one slot of `size` bytes, id 0.
-pub fn vm_with<T: Tlb>(machine: Machine, size: u64, tlb: T) -> Vm<Arena, T> {
-    let vm = machine.build(tlb).unwrap();
+pub fn vm_with<T: Tlb>(options: VmOptions, size: u64, tlb: T) -> Vm<Arena, T> {
+    let vm = options.build(tlb).unwrap();
     vm.create_slot(Slot::linear(0, Ipa::new(BASE), size, Pa::new(HOST)))
         .unwrap();
     vm
 }
 
 pub fn vm(policy: Policy, backing: Backing, size: u64) -> Vm<Arena> {
-    vm_with(machine(policy, backing), size, Null)
+    vm_with(vm_options(policy, backing), size, Null)
 }
 
 /// A VM over a table of its own making, without slots.

@@ -213,7 +213,7 @@ fn faults_wait_for_the_end_of_an_invalidation() {
 fn a_take_back_waits_for_an_install_under_way() {
     for policy in Policy::ALL {
         let vm = vm_with(
-            machine(policy, Backing::Thp),
+            vm_options(policy, Backing::Thp),
             BLOCK,
             Gate::new(|e| matches!(e, Event::Allocate { .. })),
         );
@@ -251,7 +251,7 @@ fn a_take_back_waits_for_an_install_under_way() {
 #[test]
 fn a_take_back_does_not_wait_for_faults_elsewhere() {
     let vm = vm_with(
-        machine(Policy::Lockless, Backing::Thp),
+        vm_options(Policy::Lockless, Backing::Thp),
         4 * BLOCK,
         Gate::new(|e| matches!(e, Event::Allocate { .. })),
     );
@@ -272,7 +272,7 @@ fn a_take_back_does_not_wait_for_faults_elsewhere() {
 fn policies_differ_in_who_waits_for_a_fault() {
     for policy in Policy::ALL {
         let vm = vm_with(
-            machine(policy, Backing::Thp),
+            vm_options(policy, Backing::Thp),
             4 * GIB,
             Gate::new(|e| matches!(e, Event::Allocate { .. })),
         );

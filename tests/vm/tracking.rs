@@ -7,7 +7,7 @@ use s2pt::arch::{AccessKind, Ipa, Level, Pa, Prot};
 use s2pt::table::{Counting, Null, StallKind};
 use s2pt::vm::{
     AccessError, Backing, Cost, Counters, DirtyLogMode, DirtyLogOptions, DirtyPage, DirtyTracking, Error, ExitReason,
-    FaultClass, Machine, OutcomeClass, Policy, Slot,
+    FaultClass, OutcomeClass, Policy, Slot, VmOptions,
 };
 
 use crate::support::*;
@@ -18,10 +18,10 @@ const BY_HARDWARE: DirtyLogOptions = DirtyLogOptions {
     eager_split: None,
 };
 
-fn hardware(policy: Policy) -> Machine {
-    Machine {
+fn hardware(policy: Policy) -> VmOptions {
+    VmOptions {
         hd: true,
-        ..machine(policy, Backing::Thp)
+        ..vm_options(policy, Backing::Thp)
     }
 }
 
@@ -88,9 +88,9 @@ fn what_hardware_noted_outlives_the_mapping() {
 #[test]
 fn rings_tell_each_page_once_and_hold_their_vcpu_back() {
     for policy in Policy::ALL {
-        let ringed = Machine {
+        let ringed = VmOptions {
             dirty_ring: 16,
-            ..machine(policy, Backing::Thp)
+            ..vm_options(policy, Backing::Thp)
         };
         let vm = vm_with(ringed, 4 * BLOCK, Null);
         let (mut one, mut two) = (vm.vcpu(), vm.vcpu());
@@ -133,9 +133,9 @@ fn rings_tell_each_page_once_and_hold_their_vcpu_back() {
 
 #[test]
 fn a_ring_loses_nothing_beside_its_harvest() {
-    let ringed = Machine {
+    let ringed = VmOptions {
         dirty_ring: 64,
-        ..machine(Policy::Lockless, Backing::Thp)
+        ..vm_options(Policy::Lockless, Backing::Thp)
     };
     let vm = vm_with(ringed, 4 * BLOCK, Null);
     vm.enable_dirty_log(0, DirtyLogMode::Auto).unwrap();
@@ -170,8 +170,8 @@ fn a_ring_loses_nothing_beside_its_harvest() {
 }
 
 /// Faults of one pass of writes over a block that was populated before logging, by kind.
-fn second_pass(machine: Machine, options: DirtyLogOptions, clear: bool) -> Counters {
-    let vm = vm_with(machine, 2 * BLOCK, Counting::new());
+fn second_pass(kind: VmOptions, options: DirtyLogOptions, clear: bool) -> Counters {
+    let vm = vm_with(kind, 2 * BLOCK, Counting::new());
     let mut vcpu = vm.vcpu();
     let mut pass = || {
         let before = vcpu.counters();
@@ -197,11 +197,11 @@ fn splitting_ahead_spares_the_writes_the_splits() {
             counters.outcomes(OutcomeClass::Split),
         )
     };
-    let kvm = Machine {
+    let kvm = VmOptions {
         semantics: s2pt::table::Semantics::Kvm,
-        ..machine(Policy::Parallel, Backing::Thp)
+        ..vm_options(Policy::Parallel, Backing::Thp)
     };
-    let exact = machine(Policy::Lockless, Backing::Thp);
+    let exact = vm_options(Policy::Lockless, Backing::Thp);
     let options = |mode, eager_split| DirtyLogOptions {
         mode,
         eager_split,
@@ -212,23 +212,23 @@ fn splitting_ahead_spares_the_writes_the_splits() {
     assert_eq!(count(&second_pass(kvm, options(Auto, None), false)), (2, 2 * 511, 2));
     // Ours: every page once, and nothing else.
     assert_eq!(count(&second_pass(exact, options(Auto, None), false)), (1024, 0, 2));
-    for (machine, chunk) in [(kvm, BLOCK), (exact, BLOCK), (exact, GIB)] {
+    for (kind, chunk) in [(kvm, BLOCK), (exact, BLOCK), (exact, GIB)] {
         assert_eq!(
-            count(&second_pass(machine, options(Auto, Some(chunk)), false)),
+            count(&second_pass(kind, options(Auto, Some(chunk)), false)),
             (1024, 0, 0)
         );
         let manual = options(ManualInitiallySet, Some(chunk));
-        assert_eq!(count(&second_pass(machine, manual, true)), (1024, 0, 0));
+        assert_eq!(count(&second_pass(kind, manual, true)), (1024, 0, 0));
         // Nothing was protected, so nothing faults.
-        assert_eq!(second_pass(machine, manual, false).total(), 0);
+        assert_eq!(second_pass(kind, manual, false).total(), 0);
     }
 }
 
 #[test]
 fn splitting_ahead_goes_as_far_as_the_frames() {
-    let small = Machine {
+    let small = VmOptions {
         memory: 0, // 256 frames
-        ..machine(Policy::Lockless, Backing::Thp)
+        ..vm_options(Policy::Lockless, Backing::Thp)
     };
     let vm = vm_with(small, GIB, Null);
     let mut vcpu = vm.vcpu();
@@ -251,20 +251,20 @@ fn splitting_ahead_goes_as_far_as_the_frames() {
 
 #[test]
 fn options_that_do_not_go_together_are_refused_and_nothing_is_logged() {
-    let refused = |machine: Machine, options: DirtyLogOptions| {
-        let vm = vm_with(machine, BLOCK, Null);
+    let refused = |kind: VmOptions, options: DirtyLogOptions| {
+        let vm = vm_with(kind, BLOCK, Null);
         let answer = vm.enable_dirty_log_with(0, options);
         assert!(matches!(answer, Err(Error::LogOptions { slot: 0, .. })), "{answer:?}");
         assert_eq!(vm.dirty_log_options(0), Ok(None));
         answer.unwrap_err().to_string()
     };
-    let plain = machine(Policy::Lockless, Backing::Thp);
-    let ringed = Machine {
+    let plain = vm_options(Policy::Lockless, Backing::Thp);
+    let ringed = VmOptions {
         dirty_ring: 16,
         ..plain
     };
     assert!(refused(plain, BY_HARDWARE).contains("hd"));
-    assert!(refused(Machine { hd: true, ..ringed }, BY_HARDWARE).contains("bitmaps"));
+    assert!(refused(VmOptions { hd: true, ..ringed }, BY_HARDWARE).contains("bitmaps"));
     assert!(refused(ringed, DirtyLogMode::Manual.into()).contains("auto"));
     for chunk in [0, PAGE, BLOCK + PAGE] {
         let options = DirtyLogOptions {
@@ -289,9 +289,9 @@ fn options_that_do_not_go_together_are_refused_and_nothing_is_logged() {
 #[test]
 fn leaving_the_guest_costs_what_it_is_told_to() {
     let cost = Duration::from_micros(300);
-    let slow = Machine {
+    let slow = VmOptions {
         exit_cost: Cost::new(cost, StallKind::Spin),
-        ..machine(Policy::Lockless, Backing::Pages)
+        ..vm_options(Policy::Lockless, Backing::Pages)
     };
     let vm = vm_with(slow, BLOCK, Null);
     let mut vcpu = vm.vcpu();

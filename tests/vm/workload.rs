@@ -28,7 +28,7 @@ fn job(vcpus: usize) -> DirtyLog {
 
 fn run(job: DirtyLog, policy: Policy, backing: Backing) -> DirtyLogReport {
     let vm = vm_with(
-        machine(policy, backing),
+        vm_options(policy, backing),
         job.load.bytes_per_vcpu * job.load.vcpus as u64,
         Counting::new(),
     );
@@ -162,7 +162,7 @@ fn a_seed_determines_what_is_written() {
 
 #[test]
 fn wrong_options_are_refused_with_their_limits() {
-    let vm = vm_with(machine(Policy::Lockless, Backing::Thp), SIZE, Counting::new());
+    let vm = vm_with(vm_options(Policy::Lockless, Backing::Thp), SIZE, Counting::new());
     let refused = |job: DirtyLog| job.run(&vm, 0, &Control::new()).unwrap_err();
     let option = |what, value, min, max| WorkloadError::Option { what, value, min, max };
     assert_eq!(refused(job(0)), option("vcpus", 0, 1, 4096));
@@ -210,7 +210,9 @@ fn wrong_options_are_refused_with_their_limits() {
 #[test]
 fn a_vcpu_that_fails_ends_the_run_with_its_error() {
     // The slot says nothing about what is behind it.
-    let vm = machine(Policy::Lockless, Backing::Thp).build(Counting::new()).unwrap();
+    let vm = vm_options(Policy::Lockless, Backing::Thp)
+        .build(Counting::new())
+        .unwrap();
     let slot = Slot::linear(0, Ipa::new(BASE), SIZE, Pa::new(HOST));
     vm.create_slot(Slot {
         source: s2pt::vm::PaSource::Supplied,
@@ -268,7 +270,7 @@ fn stalls_add_up_only_under_the_exclusive_lock() {
             load: load(8, BLOCK / 2),
             ..job(8)
         };
-        let vm = vm_with(machine(policy, Backing::Thp), SIZE, &meeting);
+        let vm = vm_with(vm_options(policy, Backing::Thp), SIZE, &meeting);
         job.run(&vm, 0, &Control::new()).unwrap();
         let state = meeting.state.lock().unwrap();
         assert!(state.2, "there was a TLBI");

@@ -26,9 +26,9 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     ///
     /// ```
     /// use s2pt::arch::{AccessKind, Ipa, Pa};
-    /// use s2pt::vm::{DirtyLogMode, Machine, Slot};
+    /// use s2pt::vm::{DirtyLogMode, VmOptions, Slot};
     ///
-    /// let vm = Machine::default().build(s2pt::table::Null)?;
+    /// let vm = VmOptions::default().build(s2pt::table::Null)?;
     /// vm.create_slot(Slot::linear(7, Ipa::new(0x8000_0000), 4 << 20, Pa::new(0x4000_0000)))?;
     /// let mut vcpu = vm.vcpu();
     /// vcpu.access(Ipa::new(0x8000_0000), AccessKind::Write)?; // a 2 MiB block

@@ -22,9 +22,9 @@ use crate::vm::{Vcpu, Vm};
 /// ```
 /// use s2pt::arch::{Ipa, Pa};
 /// use s2pt::vm::workload::{AccessPhase, AccessTracking, Control, Load};
-/// use s2pt::vm::{FaultClass, Machine, Slot};
+/// use s2pt::vm::{FaultClass, VmOptions, Slot};
 ///
-/// let vm = Machine { ha: false, ..Machine::default() }.build(s2pt::table::Null)?;
+/// let vm = VmOptions { ha: false, ..VmOptions::default() }.build(s2pt::table::Null)?;
 /// vm.create_slot(Slot::linear(0, Ipa::new(0x4000_0000), 8 << 20, Pa::new(0x4000_0000)))?;
 /// let load = Load { bytes_per_vcpu: 8 << 20, ..Load::default() };
 /// let report = AccessTracking { load }.run(&vm, 0, &Control::new())?;

@@ -27,9 +27,9 @@ use crate::vm::{DirtyLogMode, Vcpu, Vm};
 /// ```
 /// use s2pt::arch::{Ipa, Pa};
 /// use s2pt::vm::workload::{Control, Load, PageTable};
-/// use s2pt::vm::{Machine, Slot};
+/// use s2pt::vm::{VmOptions, Slot};
 ///
-/// let vm = Machine::default().build(s2pt::table::Null)?;
+/// let vm = VmOptions::default().build(s2pt::table::Null)?;
 /// vm.create_slot(Slot::linear(0, Ipa::new(0x4000_0000), 8 << 20, Pa::new(0x4000_0000)))?;
 /// let load = Load { vcpus: 2, bytes_per_vcpu: 8 << 20, ..Load::default() };
 /// let report = PageTable { load }.run(&vm, 0, &Control::new())?;

@@ -48,9 +48,9 @@ impl Supply {
 /// ```
 /// use s2pt::arch::{Ipa, Pa};
 /// use s2pt::vm::workload::{Control, DemandPaging, Load, Supply};
-/// use s2pt::vm::{Machine, Slot};
+/// use s2pt::vm::{VmOptions, Slot};
 ///
-/// let vm = Machine::default().build(s2pt::table::Null)?;
+/// let vm = VmOptions::default().build(s2pt::table::Null)?;
 /// vm.create_slot(Slot::linear(0, Ipa::new(0x4000_0000), 8 << 20, Pa::new(0x4000_0000)))?;
 /// let load = Load { vcpus: 2, bytes_per_vcpu: 4 << 20, ..Load::default() };
 /// let run = DemandPaging { load, supply: Supply::Missing, ..DemandPaging::default() };

@@ -26,9 +26,9 @@ use harvest::{Logs, stash};
 /// ```
 /// use s2pt::arch::{Ipa, Pa};
 /// use s2pt::vm::workload::{Control, DirtyLog, Load, Phase};
-/// use s2pt::vm::{Machine, Slot};
+/// use s2pt::vm::{VmOptions, Slot};
 ///
-/// let vm = Machine::default().build(s2pt::table::Null)?;
+/// let vm = VmOptions::default().build(s2pt::table::Null)?;
 /// vm.create_slot(Slot::linear(1, Ipa::new(0x4000_0000), 8 << 20, Pa::new(0x4000_0000)))?;
 /// let load = Load { vcpus: 2, bytes_per_vcpu: 4 << 20, ..Load::default() };
 /// let report = DirtyLog { load, ..DirtyLog::default() }.run(&vm, 1, &Control::new())?;

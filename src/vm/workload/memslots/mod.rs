@@ -61,10 +61,10 @@ impl SlotTest {
 /// Several vCPUs divide the pages of each turn among them.
 ///
 /// ```
-/// use s2pt::vm::Machine;
+/// use s2pt::vm::VmOptions;
 /// use s2pt::vm::workload::{Control, Load, Memslots, SlotTest};
 ///
-/// let vm = Machine::default().build(s2pt::table::Null)?;
+/// let vm = VmOptions::default().build(s2pt::table::Null)?;
 /// let load = Load { bytes_per_vcpu: 16 << 20, slots: 4, ..Load::default() };
 /// let run = Memslots { load, test: SlotTest::Map, iterations: Some(3), ..Memslots::default() };
 /// let report = run.run(&vm, &Control::new())?;

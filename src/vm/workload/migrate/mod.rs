@@ -111,7 +111,7 @@ impl Migrate {
     /// let (at, size) = (0x4000_0000, 4 << 20);
     /// let machine = Machine::new(MachineOptions { cpus: 2, ram: Some((Pa::new(at), size)), ..Default::default() })?;
     /// let port = machine.port();
-    /// let vm = Arc::new(vm::Machine::default().build(port.clone())?);
+    /// let vm = Arc::new(vm::VmOptions::default().build(port.clone())?);
     /// port.attach(&vm);
     /// machine.load(&port);
     /// vm.create_slot(Slot::linear(0, Ipa::new(at), size, Pa::new(at)))?;

@@ -8,14 +8,14 @@ use crate::table::{self, Config, Semantics, Stage2, Tlb};
 /// Options for a [`Vm`] with an [`Arena`] of its own.
 ///
 /// ```
-/// use s2pt::vm::{Machine, Policy};
+/// use s2pt::vm::{VmOptions, Policy};
 ///
-/// let vm = Machine { policy: Policy::Parallel, ..Machine::default() }.build(s2pt::table::Null)?;
+/// let vm = VmOptions { policy: Policy::Parallel, ..VmOptions::default() }.build(s2pt::table::Null)?;
 /// assert!(vm.slots().is_empty());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
-pub struct Machine {
+pub struct VmOptions {
     /// Shape of the table.
     pub geometry: GeometryOptions,
     /// How faults and changes exclude one another.
@@ -43,7 +43,7 @@ pub struct Machine {
     pub memory: u64,
 }
 
-impl Default for Machine {
+impl Default for VmOptions {
     /// 4K granule, 40-bit IPA, table frames for 64 GiB of guest memory (they take memory only when used).
     fn default() -> Self {
         Self {
@@ -63,9 +63,9 @@ impl Default for Machine {
     }
 }
 
-/// Why a [`Machine`] cannot be built.
+/// Why a [`Vm`] cannot be built.
 #[derive(Debug, thiserror::Error)]
-pub enum MachineError {
+pub enum BuildError {
     /// The table's shape does not exist.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
@@ -77,12 +77,12 @@ pub enum MachineError {
     Table(#[from] table::Error),
 }
 
-impl Machine {
+impl VmOptions {
     /// Builds it, with its maintenance going to `tlb`.
     ///
     /// # Errors
-    /// [`MachineError`].
-    pub fn build<T: Tlb>(&self, tlb: T) -> Result<Vm<Arena, T>, MachineError> {
+    /// [`BuildError`].
+    pub fn build<T: Tlb>(&self, tlb: T) -> Result<Vm<Arena, T>, BuildError> {
         let geometry = Geometry::new(self.geometry)?;
         let arena = Arena::new(ArenaOptions {
             base: self.table_base.unwrap_or(Pa::new(geometry.pa_limit() / 16 * 15)),
