@@ -20,6 +20,11 @@ from s2pt import Migrate
 from s2pt.lab import sweep
 
 
+def call(function: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+    """Call whatever can be called; a Ray task is made of plain functions alone."""
+    return function(*args, **options)
+
+
 class RayExecutor(Executor):
     """Runs calls as Ray tasks, each with so many CPUs to itself."""
 
@@ -28,8 +33,8 @@ class RayExecutor(Executor):
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
         """Start a task; its object reference is known as a future of the standard library."""
-        task = ray.remote(num_cpus=self.cpus)(function)
-        future: Future[Any] = task.remote(*args, **options).future()
+        task = ray.remote(num_cpus=self.cpus)(call)
+        future: Future[Any] = task.remote(function, *args, **options).future()
         return future
 
 

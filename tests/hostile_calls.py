@@ -113,8 +113,10 @@ PARAMETERS: dict[str, Pick] = {
     # What results and reports are made of: they take whatever they are given.
     "count": _small, "max_ns": _small, "p50_ns": _small, "p99_ns": _small, "p999_ns": _small, "before": _none,
     "during": _none, "enabled_ns": _small, "held_up": _none, "last_pages": _small, "latency": _none,
-    "latency_buckets": one_of(()), "lost_bytes": _small, "pages_sent": _small, "violations": _small,
-    "wrong_reads": _small,
+    "latency_buckets": one_of(()), "complete": _bool, "lost_bytes": _small, "pages_sent": _small, "violations": _small,
+    "wrong_reads": _small, "fault_kinds": one_of({}), "exit_differences": one_of(()), "levels": one_of(()),
+    "levels_checked": _small, "levels_skipped": _small, "mmio": _small, "no_pa": _small, "skipped": _small,
+    "taken_back": _small,
     "found": _small, "harvested_ns": _small, "sent_ns": _small, "time_ns": _small,
     "bytes": _small, "kept": _small, "leaves": _small, "translation": _none, "steps": one_of(()), "index": _small,
     "address": _address, "mapping": _none, "root_frames": one_of(1, 2), "tables": one_of({}), "mapped_bytes": _small,
@@ -225,6 +227,12 @@ def _trace() -> Any:
     return s2pt.trace.Trace("none", (6, 12), events, (), (), 1, s2pt.trace.TableShape(), False, ())
 
 
+@functools.cache
+def _replayed() -> Any:
+    return s2pt.trace.Replay(s2pt.trace.Trace("none", (6, 12), np.zeros(0, s2pt.trace.EVENT), (), (), 1,
+                                              s2pt.trace.TableShape(), False, ())).run()  # fmt: skip
+
+
 _TEXT = "---[ Guest IPA ]---\n0x0000000000000000-0x0000000080000000           2G 1\n"
 
 # KVM's other tests, small.
@@ -306,6 +314,8 @@ RECEIVERS: dict[str, tuple[Callable[[], Any], ...]] = {
     "s2pt.image.Side": (lambda: image.diff(small_table(), s2pt.Stage2())[0].a,),
     "s2pt.image.PtdumpRun": (lambda: image.Ptdump(small_table().dump()).runs[0],),
     "s2pt.events.Event": (lambda: small_table(sink="recording").events()[0],),
+    "s2pt.costs.Cost": (s2pt.Cost,),
+    "s2pt.costs.Costs": (s2pt.Costs,),
     "s2pt.vm.DirtyLog": (s2pt.DirtyLog,),
     "s2pt.vm.DirtyLogReport": (lambda: s2pt.DirtyLogReport(1, 0, (), 0, 0, {}),),
     "s2pt.vm.PhaseReport": (lambda: s2pt.vm.PhaseReport("populate", 1, {}, {}, None, 1, None),),
@@ -316,6 +326,8 @@ RECEIVERS: dict[str, tuple[Callable[[], Any], ...]] = {
     PAGE),
                                                         s2pt.trace.TableShape()),),
     "s2pt.trace.load.Trace": (_trace,),
+    "s2pt.trace.replay.Replay": (lambda: s2pt.trace.Replay(_trace()),),
+    "s2pt.trace.replay.ReplayReport": (_replayed,),
     "s2pt.trace.events.EventFlag": (lambda: s2pt.trace.EventFlag(1),),
     "s2pt.trace.host.Pagemap": (lambda: s2pt.trace.Pagemap([(0, PAGE, PAGE)], PAGE),),
 }  # fmt: skip

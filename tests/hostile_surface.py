@@ -39,6 +39,8 @@ EXEMPT = {
     "s2pt.workloads.demand_paging.DemandPaging.run": "starts threads; what it is made of is DemandPagingJob",
     "s2pt.workloads.memslots.Memslots.run": "starts threads; what it is made of is MemslotsJob",
     "s2pt.workloads.page_table.PageTable.run": "starts threads; what it is made of is PageTableJob",
+    "s2pt.trace.replay.Replay.report": "reads what a job of its own has returned",
+    "s2pt.trace.replay.Replay.run": "starts threads; what it is made of is ReplayJob",
     "s2pt.vm.Vm.run": "in tests/test_hostile_process.py: it starts threads",
     "s2pt.lab.calibrate.here": "measures for seconds, by DirtyLogJob and BenchJob",
     "s2pt.lab.costs.Demand": "what `demand` makes",

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import s2pt
 from s2pt import DirtyLog, Migrate, Vm
-from s2pt._core import ReplayJob
+from s2pt.trace import Replay, read
 
 TRACE = Path(__file__).resolve().parent / "data" / "kvm-traces" / "thpon_2vcpu.txt.xz"
 ENDLESS = DirtyLog(vcpus=2, iterations=1_000_000)
@@ -23,6 +23,10 @@ SLOW = {"memory": "2MiB", "warm_up_s": 0.001, "bandwidth": "64KiB"}  # two minut
 def until(steps: int):
     """Give a progress callback that ends the run when so many steps are done."""
     return lambda done, total: done < steps
+
+
+def interrupt(done: int, total: int) -> None:
+    raise KeyboardInterrupt
 
 
 def check_passes(report: s2pt.DirtyLogReport) -> None:
@@ -103,23 +107,34 @@ def test_a_migration_tells_what_it_sent() -> None:
     assert report.before.accesses > 0
     assert (report.wrong_reads, report.violations, report.downtime_ns) == (0, 0, 0)
     assert "lost bytes not known" in str(report)
-
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt) as raised:
         Migrate(**SLOW).run(progress=interrupt, poll_s=0.001)
     assert raised.value.report.complete is False  # type: ignore[attr-defined]
 
 
 def test_a_replay_tells_its_rows() -> None:
-    job = ReplayJob(
-        np.zeros((0, 21), np.uint64), ipa_bits=40, granule=4096, start_level=None, lpa2=False, policy="lockless",
-        order="recorded", sizes="trace",
-    )  # fmt: skip
-    job.start()
-    assert job.wait(60)
-    assert job.result()["complete"]
+    trace = read(TRACE)
+    whole = Replay(trace).run()
+    assert (whole.complete, whole.faults, whole.unexplained) == (True, len(trace.faults), 0)
+    assert [dump.name for dump in whole.dumps] == ["end"]
+    # Each take-back of the host waits: there is time enough for a look.
+    slow = pickle.loads(pickle.dumps(Replay(trace, tlbi="100ms")))  # as a sweep on other machines does
+    report = slow.run(progress=lambda done, total: False, poll_s=0.001)
+    assert not report.complete
+    assert report.faults < whole.faults
+    assert report.dumps == ()
+    assert "ended early" in str(report)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        slow.run(progress=interrupt, poll_s=0.001)
+    assert raised.value.report.complete is False  # type: ignore[attr-defined]
+
+
+def test_a_replay_that_makes_no_sense_is_refused() -> None:
+    trace = read(TRACE)
+    with pytest.raises(s2pt.OptionError, match="take sizes trace with threads"):
+        Replay(trace, order="threads", semantics="kvm", sizes="recorded").run()
+    with pytest.raises(ValueError, match="order must be one of"):
+        Replay(trace, order="any").run()  # type: ignore[arg-type]
 
 
 def test_progress_names_the_step() -> None:
@@ -217,9 +232,9 @@ def test_migrate_prints_what_it_did() -> None:
 
 
 def test_replay_prints_what_it_did() -> None:
-    shown = interrupted("s2pt.cli.replay", "ReplayJob", 0, "replay", str(TRACE))
+    shown = interrupted("s2pt.trace.replay", "ReplayJob", 0, "replay", str(TRACE))
     assert "semantics exact: interrupted\n  0 faults in " in shown
-    found = json.loads(interrupted("s2pt.cli.replay", "ReplayJob", 0, "replay", str(TRACE), "--json"))
+    found = json.loads(interrupted("s2pt.trace.replay", "ReplayJob", 0, "replay", str(TRACE), "--json"))
     assert (found["complete"], found["runs"][0]["faults"], found["runs"][0]["complete"]) == (False, 0, False)
 
 

@@ -230,7 +230,7 @@ def test_replay_of_snapshots_with_kvms_semantics_arrives_at_every_one(
 
 def test_replay_refuses_kvms_recorded_calls_out_of_order(refused: Command) -> None:
     wanted = ["replay", DATA / "migrate_2vcpu", "--semantics", "kvm", "--threads", "--sizes", "recorded"]
-    assert "take --sizes trace" in refused(*wanted)
+    assert "take sizes trace with threads" in refused(*wanted)
 
 
 def test_replay_of_a_migration_differs_by_what_exact_split_keeps(result: Callable[..., dict[str, Any]]) -> None:

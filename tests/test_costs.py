@@ -39,6 +39,11 @@ def test_what_is_no_cost_is_refused(text: str) -> None:
 
 
 def test_wrong_costs_are_refused() -> None:
+    for wrong, error in [((-1,), OptionError), ((1.5,), TypeError), ((1, "nap"), ValueError), ((1, 2), TypeError)]:
+        with pytest.raises(error):
+            Cost(*wrong)
+    with pytest.raises(TypeError, match="text must be str, not float"):
+        Cost.parse(1.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="exit must be a Cost or a text such as '200us', not int"):
         Costs(exit=5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"costs must be an s2pt\.Costs"):

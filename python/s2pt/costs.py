@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from s2pt._checks import check_type
+from s2pt._checks import check_integer, check_type
 from s2pt.errors import OptionError
 
 __all__ = ["Cost", "Costs", "parse_time"]
 
+_HOW: dict[str, Literal["sleep", "spin"]] = {"sleep": "sleep", "spin": "spin"}
 _UNITS_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 # More than 64 bits have; Python itself refuses to read thousands.
 _TIME = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,9}))?\s*(ns|us|ms|s)")
@@ -45,7 +46,8 @@ def parse_time(text: str) -> int:
     return int(match[1]) * unit + int((match[2] or "0").ljust(9, "0")) * unit // 10**9
 
 
-class Cost(NamedTuple):
+@dataclass(frozen=True, slots=True, repr=False)
+class Cost:
     """What one step costs.
 
     Attributes
@@ -59,6 +61,11 @@ class Cost(NamedTuple):
 
     ns: int = 0
     how: Literal["sleep", "spin"] = "sleep"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ns", check_integer(self.ns, "ns", 0, 2**64 - 1))
+        if check_type(self.how, str, "how") not in _HOW:
+            raise ValueError(f"how must be one of 'sleep', 'spin', not {self.how[:60]!r}")
 
     @classmethod
     def parse(cls, text: str, how: Literal["sleep", "spin"] = "sleep") -> Cost:
@@ -91,10 +98,9 @@ class Cost(NamedTuple):
             ns = parse_time(time)
         except OptionError:
             raise OptionError(wrong) from None
-        kinds: dict[str, Literal["sleep", "spin"]] = {"sleep": "sleep", "spin": "spin"}
-        if colon and said not in kinds:
+        if colon and said not in _HOW:
             raise OptionError(wrong)
-        return cls(ns, kinds[said] if colon else how)
+        return cls(ns, _HOW[said] if colon else how)
 
     def __str__(self) -> str:
         unit = next((unit for unit in ("s", "ms", "us") if self.ns and self.ns % _UNITS_NS[unit] == 0), "ns")

@@ -144,8 +144,7 @@ def _typed(runs: list[dict[str, Any]]) -> list[tuple[str, DirtyLogReport]]:
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    paid: Costs = options["costs"]
-    plain = {name: cost._asdict() for name, cost in asdict(paid).items()}
+    plain = asdict(options["costs"])
     return options | {"stall_tlbi_ns": plain["tlbi"]["ns"], "costs": plain}
 
 

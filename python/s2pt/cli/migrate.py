@@ -145,8 +145,7 @@ def _page(reports: list[tuple[Migrate, MigrateReport]]) -> str:
 
 
 def _plain(options: Migrate) -> dict[str, Any]:
-    paid = {name: cost._asdict() for name, cost in asdict(options.costs).items()}
-    return asdict(options) | {"policy": str(Policy(options.policy).value), "costs": paid}
+    return asdict(options) | {"policy": str(Policy(options.policy).value)}
 
 
 def _print(reports: list[tuple[Migrate, MigrateReport]], memory: str) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from dataclasses import fields, replace
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
-from s2pt._core import ReplayJob
-from s2pt.cli.common import TLBIS, UntilInterrupted, parse_policies, parse_time, print_json, refuse, watch
-from s2pt.trace import Kind, Outcome, Trace, as_words, read
-from s2pt.trace.compare import Cause, Comparison, Difference, LevelDifference, compare
-from s2pt.types import Policy, Prot, Semantics, format_size
+from s2pt.cli import costs
+from s2pt.cli.common import TLBIS, UntilInterrupted, parse_policies, print_json, refuse, watch
+from s2pt.trace import Kind, Outcome, Replay, ReplayReport, Trace, read
+from s2pt.trace.compare import Cause, Comparison, Difference, LevelDifference
+from s2pt.trace.replay import check_sizes
+from s2pt.types import Prot, Semantics, format_size
 
 __all__ = ["replay"]
 
@@ -68,9 +69,7 @@ def replay(
         ),
     ] = Semantics.EXACT,
     repeat: Annotated[int, typer.Option("--repeat", min=1, help="So many times, a new table each time.")] = 1,
-    stall_tlbi: Annotated[
-        str, typer.Option("--stall-tlbi", metavar="TIME", help="Each TLBI keeps its core waiting so long, as in 200us.")
-    ] = "0ns",
+    stall_tlbi: costs.Tlbi = "0ns",
     allow_lost: Annotated[bool, typer.Option("--allow-lost", help="Accept a trace that lost events.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit code 1 if a difference has no known cause.")] = False,
     differences: Annotated[
@@ -85,30 +84,31 @@ def replay(
     """
     order = _order(order, threads, free, jobs)
     policies = parse_policies(policy)
-    stall = parse_time(stall_tlbi)
-    reordered = semantics is Semantics.KVM and order is not Order.RECORDED
-    if reordered and sizes is Sizes.RECORDED:
-        # A page mapped into a block drops its other pages: which ones are there then, only the recorded order tells.
-        raise refuse(
-            "--semantics kvm: recorded calls drop other pages in another order; take --sizes trace with threads"
-        )
+    stall = costs.read(tlbi=stall_tlbi).tlbi
+    check_sizes(None if sizes is None else sizes.value, order.value, semantics)  # before the trace is read
     recorded = read(trace, allow_lost=allow_lost)
-    if sizes is None:
-        sizes = Sizes.RECORDED if recorded.has_sizes and not reordered else Sizes.TRACE
-    elif sizes is Sizes.RECORDED and not recorded.has_sizes:
-        raise refuse(f"--sizes recorded: {recorded.name} has neither TAG.faults.csv nor TAG.pgt.txt to take sizes from")
+    replayed = Replay(
+        recorded,
+        order=cast(Any, order.value),
+        sizes=None if sizes is None else cast(Any, sizes.value),
+        semantics=semantics,
+        threads=jobs,
+        tlbi=stall,
+    )
+    replayed.chosen_sizes()  # refused before anything is printed
     if not json_:
         _print_trace(recorded)
     runs: list[dict[str, Any]] = []
     with UntilInterrupted() as interrupt:
         for number, one in product(range(1, repeat + 1), policies):
+            options = replace(replayed, policy=one)
 
-            def keep(run: dict[str, Any], number: int = number) -> None:
-                runs.append({**run, "repeat": number})
+            def keep(result: dict[str, Any], options: Replay = options, number: int = number) -> None:
+                runs.append(_fields(options.report(result)) | {"repeat": number})
                 if not json_:
                     _print_run(runs[-1], recorded, differences)
 
-            _run(recorded, one, order, sizes, semantics, jobs, stall, keep)
+            watch(options.job(), f"{recorded.name}, {one.value}:", keep)
     interrupt.check(runs)
     if json_:
         about = {"command": "replay", "trace": _about(recorded), "complete": not interrupt.seen}
@@ -117,58 +117,16 @@ def replay(
     return interrupt.code(1 if check and unexplained else 0)
 
 
+def _fields(report: ReplayReport) -> dict[str, Any]:
+    found = {field.name: getattr(report, field.name) for field in fields(report)}
+    return found | {"unexplained": report.unexplained}
+
+
 def _order(order: Order, threads: bool, free: bool, jobs: int | None) -> Order:
     wanted = Order.FREE if free else Order.THREADS if threads or (jobs and order is Order.RECORDED) else order
     if order in (Order.RECORDED, wanted) or (free and order is Order.THREADS):
         return wanted
     raise refuse(f"--order {order.value} and --{wanted.value} contradict each other")
-
-
-def _run(
-    trace: Trace,
-    policy: Policy,
-    order: Order,
-    sizes: Sizes,
-    semantics: Semantics,
-    jobs: int | None,
-    stall: int,
-    keep: Callable[[dict[str, Any]], None],
-) -> None:
-    shape = trace.shape
-    job = ReplayJob(
-        as_words(trace.events),
-        ipa_bits=shape.ipa_bits,
-        granule=shape.page_size,
-        start_level=shape.start_level,
-        lpa2=shape.lpa2,
-        policy=policy.value,
-        order=order.value,
-        sizes=sizes.value,
-        semantics=semantics.value,
-        threads=jobs,
-        stall_tlbi_ns=stall,
-    )
-
-    def compared(result: dict[str, Any]) -> None:
-        keeps = semantics is Semantics.EXACT
-        comparisons, levels = compare(trace, result.pop("snapshots"), result.pop("level_differences"), keeps)
-        unknown = sum(difference.cause is Cause.UNKNOWN for one in comparisons for difference in one.differences)
-        unknown += sum(level.cause is Cause.UNKNOWN for level in levels) + len(result["exit_differences"])
-        stats = result["stats"]
-        keep(
-            {
-                "policy": policy.value,
-                "order": order.value,
-                "sizes": sizes.value,
-                "semantics": semantics.value,
-                **result,
-                "dumps": comparisons,
-                "levels": levels,
-                "unexplained": unknown + stats["locked"] + stats["frozen"],
-            }
-        )
-
-    watch(job, f"{trace.name}, {policy.value}:", compared)
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
@@ -222,7 +180,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _print_levels(run: dict[str, Any]) -> None:
-    levels: list[LevelDifference] = run["levels"]
+    levels: tuple[LevelDifference, ...] = run["levels"]
     agree = run["levels_checked"] - len(levels)
     print(f"  levels: {agree:,} agree with the syndrome, {len(levels):,} differ, {run['levels_skipped']:,} of stage 1")
     for level in levels[:SHOWN]:

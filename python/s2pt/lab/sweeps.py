@@ -1,25 +1,37 @@
-"""Many migrations, one after the other or wherever an executor runs them."""
+"""Many runs, one after the other or wherever an executor runs them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Executor
+from operator import methodcaller
+from typing import Protocol, TypeVar
 
-from s2pt._checks import check_each, check_type
-from s2pt.migrate import Migrate, MigrateReport
+from s2pt._checks import check_kind, check_type
+from s2pt.migrate import Migrate
+from s2pt.trace import Replay
 
 __all__ = ["sweep"]
 
 
-def sweep(options: Iterable[Migrate], executor: Executor | None = None) -> list[MigrateReport]:
-    """Run migrations, and give their reports in the same order.
+Report = TypeVar("Report", covariant=True)
+
+
+class Runnable(Protocol[Report]):
+    """A run by itself: `s2pt.Migrate`, `s2pt.trace.Replay`."""
+
+    def run(self) -> Report: ...
+
+
+def sweep(options: Iterable[Runnable[Report]], executor: Executor | None = None) -> list[Report]:
+    """Run migrations or replays, and give their reports in the same order.
 
     Options and reports can be pickled, so that processes and clusters serve as well as threads. A run keeps
     ``vcpus`` cores busy: where times matter, no more runs than fit should share a machine.
 
     Parameters
     ----------
-    options : iterable of Migrate
+    options : iterable of Migrate or Replay
         What to run.
     executor : concurrent.futures.Executor, optional
         Where: threads, processes, the ``get_executor()`` of a Dask client. None: here, one after the other.
@@ -32,12 +44,19 @@ def sweep(options: Iterable[Migrate], executor: Executor | None = None) -> list[
     Examples
     --------
     >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from s2pt import Migrate
     >>> small = [Migrate(memory="2MiB", warm_up_s=0.001, policy=policy) for policy in ("serial", "lockless")]
     >>> with ThreadPoolExecutor(2) as threads:
     ...     [report.lost_bytes for report in sweep(small, threads)]
     [0, 0]
     """
-    runs = check_each(options, Migrate, "options")
+    runs = [_run(one) for one in check_kind(options, Iterable, "options")]
     if executor is None:
         return [one.run() for one in runs]
-    return list(check_type(executor, Executor, "executor").map(Migrate.run, runs))
+    return list(check_type(executor, Executor, "executor").map(methodcaller("run"), runs))
+
+
+def _run(one: Runnable[Report]) -> Runnable[Report]:
+    if not isinstance(one, Migrate | Replay):
+        raise TypeError(f"each of options must be Migrate or Replay, not {type(one).__name__}")
+    return one

@@ -38,6 +38,7 @@ from s2pt.trace.events import EVENT, LEAF, EventFlag, Kind, Outcome, SlotChange,
 from s2pt.trace.files import beside
 from s2pt.trace.host import Pagemap
 from s2pt.trace.load import Trace, load_ftrace
+from s2pt.trace.replay import Replay, ReplayReport
 from s2pt.trace.sidecar import Dump, TableShape
 from s2pt.trace.snapshots import load_snapshots, snapshot_names
 
@@ -49,6 +50,8 @@ __all__ = [
     "Kind",
     "Outcome",
     "Pagemap",
+    "Replay",
+    "ReplayReport",
     "SlotChange",
     "TableShape",
     "Trace",
