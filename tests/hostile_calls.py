@@ -113,7 +113,7 @@ PARAMETERS: dict[str, Pick] = {
     # What results and reports are made of: they take whatever they are given.
     "count": _small, "max_ns": _small, "p50_ns": _small, "p99_ns": _small, "p999_ns": _small, "before": _none,
     "during": _none, "enabled_ns": _small, "held_up": _none, "last_pages": _small, "latency": _none,
-    "latency_buckets": one_of(()), "complete": _bool, "lost_bytes": _small, "pages_sent": _small, "violations": _small,
+    "latency_buckets": one_of(()), "lost_bytes": _small, "pages_sent": _small, "violations": _small,
     "wrong_reads": _small, "fault_kinds": one_of({}), "exit_differences": one_of(()), "levels": one_of(()),
     "levels_checked": _small, "levels_skipped": _small, "mmio": _small, "no_pa": _small, "skipped": _small,
     "taken_back": _small,
@@ -314,8 +314,6 @@ RECEIVERS: dict[str, tuple[Callable[[], Any], ...]] = {
     "s2pt.image.Side": (lambda: image.diff(small_table(), s2pt.Stage2())[0].a,),
     "s2pt.image.PtdumpRun": (lambda: image.Ptdump(small_table().dump()).runs[0],),
     "s2pt.events.Event": (lambda: small_table(sink="recording").events()[0],),
-    "s2pt.costs.Cost": (s2pt.Cost,),
-    "s2pt.costs.Costs": (s2pt.Costs,),
     "s2pt.vm.DirtyLog": (s2pt.DirtyLog,),
     "s2pt.vm.DirtyLogReport": (lambda: s2pt.DirtyLogReport(1, 0, (), 0, 0, {}),),
     "s2pt.vm.PhaseReport": (lambda: s2pt.vm.PhaseReport("populate", 1, {}, {}, None, 1, None),),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from operator import methodcaller
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from s2pt._checks import check_kind, check_type
 from s2pt.migrate import Migrate
@@ -56,7 +56,7 @@ def sweep(options: Iterable[Runnable[Report]], executor: Executor | None = None)
     return list(check_type(executor, Executor, "executor").map(methodcaller("run"), runs))
 
 
-def _run(one: Runnable[Report]) -> Runnable[Report]:
+def _run(one: Any) -> Any:
     if not isinstance(one, Migrate | Replay):
         raise TypeError(f"each of options must be Migrate or Replay, not {type(one).__name__}")
     return one
