@@ -134,7 +134,7 @@ PARAMETERS: dict[str, Pick] = {
     "dirty_ring": one_of(0, 64), "slots": one_of(1, 2), "overlap": _bool, "setup": lambda rng: _setup(),
     "supply": one_of("kernel", "missing", "minor"), "one_queue": _bool, "readers": one_of(1, 2),
     "delay": one_of(s2pt.Cost(), s2pt.Cost(1000)), "handled": one_of({}), "expected": _none,
-    "test": one_of("map", "rw", "move-active"), "time_s": one_of(0.0, 0.001), "taken_back": _small,
+    "test": one_of("map", "rw", "move-active"), "time_s": one_of(0.0, 0.001),
     "wrong_words": _small,
     "supplied": _small, "existed": _small, "wrong_pages": _none, "blocks": one_of(None, *Blocks),
     "complete": _bool, "runs": one_of([]), "page": one_of(PAGE), "hva": _address, "t_us": _small, "time_us": _small,

@@ -22,6 +22,8 @@ from s2pt.lab import plots, sweep
 from s2pt.lab.page import migrations_page
 from s2pt.lab.predict import Prediction
 from s2pt.migrate import Latency, Round, Throughput
+from s2pt.trace import Replay, read
+from s2pt.workloads import AccessTracking
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = {"memory": "2MiB", "vcpus": 2, "bandwidth": "512MiB", "warm_up_s": 0.001, "rounds": 3, "downtime_s": 0.0005}
@@ -335,3 +337,14 @@ def test_times_are_named_with_their_units() -> None:
 def test_long_tables_are_folded_up(runs: list[tuple[Migrate, MigrateReport]]) -> None:
     assert "<details>" not in migrations_page(runs)
     assert "<details><summary>60 rows</summary>" in migrations_page(runs[:1] * 30)  # two rounds each
+
+
+def test_a_sweep_takes_whatever_runs() -> None:
+    replay = Replay(read(ROOT / "tests" / "data" / "kvm-traces" / "thpon_2vcpu"))
+    tracking = AccessTracking(vcpus=1, bytes_per_vcpu="2MiB")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        replayed, tracked = sweep([replay, tracking], executor)
+    assert (replayed.complete, replayed.unexplained) == (True, 0)
+    assert tracked.complete
+    with pytest.raises(TypeError, match="each of options must be something to run, not type"):
+        sweep([Migrate])  # type: ignore[list-item]

@@ -8,8 +8,6 @@ from operator import methodcaller
 from typing import Any, Protocol, TypeVar
 
 from s2pt._checks import check_kind, check_type
-from s2pt.migrate import Migrate
-from s2pt.trace import Replay
 
 __all__ = ["sweep"]
 
@@ -18,21 +16,21 @@ Report = TypeVar("Report", covariant=True)
 
 
 class Runnable(Protocol[Report]):
-    """A run by itself: `s2pt.Migrate`, `s2pt.trace.Replay`."""
+    """A run by itself: `s2pt.Migrate`, `s2pt.trace.Replay`, those of `s2pt.workloads`."""
 
     def run(self) -> Report: ...
 
 
 def sweep(options: Iterable[Runnable[Report]], executor: Executor | None = None) -> list[Report]:
-    """Run migrations or replays, and give their reports in the same order.
+    """Run migrations, replays or other workloads, and give their reports in the same order.
 
     Options and reports can be pickled, so that processes and clusters serve as well as threads. A run keeps
     ``vcpus`` cores busy: where times matter, no more runs than fit should share a machine.
 
     Parameters
     ----------
-    options : iterable of Migrate or Replay
-        What to run.
+    options : iterable
+        What to run: `s2pt.Migrate`, `s2pt.trace.Replay`, the workloads of `s2pt.workloads`.
     executor : concurrent.futures.Executor, optional
         Where: threads, processes, the ``get_executor()`` of a Dask client. None: here, one after the other.
 
@@ -57,6 +55,6 @@ def sweep(options: Iterable[Runnable[Report]], executor: Executor | None = None)
 
 
 def _run(one: Any) -> Any:
-    if not isinstance(one, Migrate | Replay):
-        raise TypeError(f"each of options must be Migrate or Replay, not {type(one).__name__}")
+    if isinstance(one, type) or not callable(getattr(one, "run", None)):
+        raise TypeError(f"each of options must be something to run, not {type(one).__name__}")
     return one
