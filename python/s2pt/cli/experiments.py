@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from rich import box
 from rich.table import Table
@@ -116,17 +116,11 @@ def run_all(
             watch(job, f"{experiment.vcpus} vCPUs, {policy_of(experiment)}:", keep)
     interrupt.check(runs)
     if json_:
-        rows = [{"options": _plain(experiment), **asdict(report)} for experiment, report in runs]
+        rows = [{"options": asdict(cast(Any, experiment)), **asdict(report)} for experiment, report in runs]
         print_json({"command": command, "complete": not interrupt.seen, "runs": rows})
     else:
         (tables or _print_table)(runs)
     return interrupt.code(int(any(bad(report) for _, report in runs)))
-
-
-def _plain(experiment: Any) -> Mapping[str, Any]:
-    options = asdict(experiment)
-    options["costs"] = {name: cost._asdict() for name, cost in options["costs"].items()}
-    return options
 
 
 def print_steps(report: Report) -> None:
