@@ -20,18 +20,24 @@ pub(crate) use std::thread_local;
 
 #[cfg(loom)]
 mod explore;
-#[cfg(all(loom, not(s2pt_mutations)))]
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(loom)]
+mod search;
+#[cfg(loom)]
+pub mod threads;
+#[cfg(loom)]
 mod watched;
 #[cfg(loom)]
 pub use explore::{explore, explore_each};
 #[cfg(loom)]
-pub use loom::sync::atomic::{Ordering, fence};
-// A weakened `thaw` shows in loom's own atomics alone. So the models of mutations use those, and the models of the protocol the
-// watched ones, with which loom forgets no order.
-#[cfg(all(loom, s2pt_mutations))]
-pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
-#[cfg(all(loom, not(s2pt_mutations)))]
-pub use watched::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+pub use loom::sync::atomic::Ordering;
+#[cfg(loom)]
+pub(crate) use search::{is_over, running};
+#[cfg(loom)]
+pub use threads as thread;
+#[cfg(loom)]
+pub use watched::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, fence};
 
 #[cfg(shuttle)]
 pub use shuttle::sync::{
@@ -42,12 +48,6 @@ pub use shuttle::sync::{
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use std::{
     sync::{Barrier, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError},
-    thread,
-};
-
-#[cfg(loom)]
-pub use loom::{
-    sync::{Mutex, RwLock},
     thread,
 };
 
@@ -93,7 +93,7 @@ impl Backoff {
     pub fn wait(&mut self) {
         self.step = self.step.saturating_add(1);
         #[cfg(loom)]
-        loom::thread::yield_now();
+        search::wait();
         #[cfg(shuttle)]
         shuttle::thread::yield_now();
         #[cfg(not(any(loom, shuttle)))]

@@ -5,6 +5,8 @@
 //! and the search grows by nothing. The entries alone would not show that: they are atomics in a model, plain words in a real
 //! memory as long as the frame is private. Elsewhere it is a number, looked at before and after.
 
+#[cfg(loom)]
+use crate::sync::is_over;
 #[cfg(not(loom))]
 use crate::sync::unseen::{AtomicU32, Ordering};
 #[cfg(loom)]
@@ -25,19 +27,26 @@ unsafe impl Sync for Life {}
 impl Life {
     /// By who reads an entry.
     pub(super) fn get(&self) -> u32 {
+        if is_over() {
+            return 0;
+        }
         // SAFETY: loom fails the model before this is a data race.
         self.0.with(|life| unsafe { *life })
     }
 
     /// By who writes an entry of a frame that is his alone.
     pub(super) fn alone(&self) {
-        self.0.with_mut(|_| ());
+        if !is_over() {
+            self.0.with_mut(|_| ());
+        }
     }
 
     /// The frame is free.
     pub(super) fn end(&self) {
-        // SAFETY: as in `get`.
-        self.0.with_mut(|life| unsafe { *life += 1 });
+        if !is_over() {
+            // SAFETY: as in `get`.
+            self.0.with_mut(|life| unsafe { *life += 1 });
+        }
     }
 }
 

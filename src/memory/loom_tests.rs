@@ -5,12 +5,10 @@
 //! out whose zeros are not visible yet.
 
 use loom::cell::UnsafeCell;
-use loom::sync::Arc;
-use loom::thread;
 
 use super::counts::Counts;
 use super::free_list::{FreeList, Links};
-use crate::sync::{AtomicU32, explore};
+use crate::sync::{Arc, AtomicU32, explore, is_over, thread};
 
 const FRAMES: usize = 2;
 
@@ -44,6 +42,9 @@ impl Pool {
 
     fn pop(&self) -> Option<u32> {
         let index = self.list.pop(self)?;
+        if is_over() {
+            return Some(index);
+        }
         // SAFETY: the frame is this thread's; loom checks it.
         self.contents[index as usize].with(|cell| assert_eq!(unsafe { *cell }, 0, "not zeroed"));
         self.write(index, 1);
@@ -56,8 +57,10 @@ impl Pool {
     }
 
     fn write(&self, index: u32, value: u64) {
-        // SAFETY: as in `pop`.
-        self.contents[index as usize].with_mut(|cell| unsafe { *cell = value });
+        if !is_over() {
+            // SAFETY: as in `pop`.
+            self.contents[index as usize].with_mut(|cell| unsafe { *cell = value });
+        }
     }
 
     /// Both frames are there, and no third.

@@ -65,7 +65,7 @@ fn a_collapse_meets_a_fault_below() {
 
 #[test]
 fn a_collapse_loses_no_permission() {
-    explore("collapse/relax below", Some(3), || {
+    explore("collapse/relax below", None, || {
         let table = table(2, 4);
         let pages = MapOptions {
             largest: Some(Level::L3),
@@ -92,7 +92,7 @@ fn a_collapse_loses_no_permission() {
 
 #[test]
 fn two_collapses_of_one_table() {
-    explore("collapse/collapse of one table", Some(3), || {
+    explore("collapse/collapse of one table", None, || {
         let table = table(2, 2);
         map_pages(&table, 0, 2, A, Prot::RW);
         let other = spawn(&table, |view| view.collapse(Ipa::new(0), 2 * PAGE).unwrap());
@@ -105,7 +105,7 @@ fn two_collapses_of_one_table() {
 
 #[test]
 fn two_collapses_of_nested_levels() {
-    explore("collapse/collapse of nested levels", Some(2), || {
+    explore("collapse/collapse of nested levels", None, || {
         let table = table(3, 3);
         map_pages(&table, 0, 2, A, Prot::RW);
         let beside = (2 * PAGE, A + 2 * PAGE); // a block already
@@ -143,7 +143,7 @@ fn a_collapse_meets_a_protect_below() {
 
 #[test]
 fn a_collapse_meets_an_unmap_below() {
-    explore("collapse/unmap below", Some(3), || {
+    explore("collapse/unmap below", None, || {
         let table = table(2, 4);
         map_pages(&table, 0, 2, A, Prot::RW);
         let other = spawn(&table, |view| view.unmap(Ipa::new(0), PAGE).unwrap());

@@ -56,7 +56,7 @@ fn a_freed_table_is_not_reused_under_a_walker() {
 
 #[test]
 fn a_table_is_freed_after_both_of_its_readers() {
-    explore("deferred free/two readers", Some(3), || {
+    explore("deferred free/two readers", Some(2), || {
         let table = table(2, 2);
         map_pages(&table, 0, 1, A, Prot::RW);
         let readers = [(); 2].map(|()| spawn(&table, |view| output(view, 0)));
@@ -111,7 +111,7 @@ fn frames_of_a_cache_go_back_whoever_wins() {
 
 #[test]
 fn a_stay_that_has_seen_a_table_meets_its_unlink() {
-    explore("stay/unlink of the table that it has seen", Some(3), || {
+    explore("stay/unlink of the table that it has seen", None, || {
         let table = table(2, 4);
         assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
         let other = spawn(&table, |view| {

@@ -20,10 +20,9 @@ mod maps;
 mod rights;
 mod unlinks;
 
-use loom::thread;
 use s2pt::arch::{AccessKind, Attrs, Geometry, Ipa, Level, Pa, Prot, Pte};
 use s2pt::memory::{TableMemory, model::ModelMemory};
-use s2pt::sync::Arc;
+use s2pt::sync::{Arc, thread};
 use s2pt::table::{Config, Error, Existing, Handle, MapOptions, Null, Stage2, Tlb};
 
 type Memory = Arc<ModelMemory>;

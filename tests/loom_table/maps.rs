@@ -117,7 +117,7 @@ fn a_map_races_an_unmap() {
 
 #[test]
 fn a_map_races_an_unmap_of_the_last_page() {
-    explore("map/unmap of the last page", Some(3), || {
+    explore("map/unmap of the last page", None, || {
         let table = table(2, 4);
         assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
         let other = spawn(&table, |view| map(view, 0, PAGE, B, Prot::RW, Existing::Keep));
@@ -167,7 +167,7 @@ fn a_replacing_map_races_an_unmap() {
 
 #[test]
 fn a_replacing_map_races_an_unmap_of_the_last_page() {
-    explore("replace/unmap of the last page", Some(3), || {
+    explore("replace/unmap of the last page", None, || {
         let table = table(2, 4);
         assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
         let other = spawn(&table, |view| map(view, 0, PAGE, B, Prot::RW, Existing::Replace));
@@ -180,7 +180,7 @@ fn a_replacing_map_races_an_unmap_of_the_last_page() {
 
 #[test]
 fn a_block_replaces_a_table_beside_a_fault_in_it() {
-    explore("map of a block over a table/map below", Some(3), || {
+    explore("map of a block over a table/map below", None, || {
         let table = table(2, 3);
         map_pages(&table, 0, 1, A, Prot::RW);
         let other = spawn(&table, |view| map(view, PAGE, PAGE, A + PAGE, Prot::RW, Existing::Keep));

@@ -8,8 +8,7 @@ mod trees;
 use super::{Config, Handle, Null, Stage2};
 use crate::arch::Pa;
 use crate::memory::model::ModelMemory;
-use crate::sync::Arc;
-use loom::thread;
+use crate::sync::{Arc, thread};
 
 type Memory = Arc<ModelMemory>;
 type Tree = Stage2<Memory, Null>;

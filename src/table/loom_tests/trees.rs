@@ -144,7 +144,7 @@ fn an_unlink_meets_a_fault_below() {
 
 #[test]
 fn two_who_empty_the_last_two_entries_free_the_table() {
-    explore("tree: emptying/emptying of the last two entries", Some(3), || {
+    explore("tree: emptying/emptying of the last two entries", None, || {
         let tree = pages(2);
         let empty = |view: &View<'_>, index: usize| {
             let guard = view.access.pin();
@@ -197,7 +197,7 @@ fn a_merge_loses_no_right() {
 
 #[test]
 fn two_merges_of_one_table() {
-    explore("tree: merge/merge of one table", Some(4), || {
+    explore("tree: merge/merge of one table", None, || {
         let tree = pages(2);
         let other = spawn(&tree, |view| merge(view, Level::L2));
         let mine = merge(&tree.handle(), Level::L2);
@@ -222,7 +222,7 @@ fn two_merges_of_nested_levels() {
 
 #[test]
 fn an_unlink_of_two_levels_meets_a_merge_of_the_lower() {
-    explore("tree: unlink/merge of nested levels", Some(3), || {
+    explore("tree: unlink/merge of nested levels", None, || {
         let tree = tree(3, 3);
         map(&tree, 0, 2 * PAGE, A, Level::L3);
         let other = spawn(&tree, |view| merge(view, Level::L2));

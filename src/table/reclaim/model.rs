@@ -7,7 +7,7 @@
 //! no order between threads that the real collector would not bring.
 
 use super::*;
-use crate::sync::{AtomicUsize, fence, thread, unseen};
+use crate::sync::{AtomicUsize, fence, unseen};
 
 /// Threads that a model may have.
 const THREADS: usize = if cfg!(loom) { 3 } else { 8 };
@@ -20,8 +20,8 @@ pub(crate) struct Collector(unseen::Arc<Shared>);
 struct Shared {
     slots: [Slot; THREADS],
     /// Whose slot is which.
-    threads: unseen::Mutex<Vec<thread::ThreadId>>,
-    garbage: unseen::Mutex<Vec<Garbage>>,
+    #[cfg(shuttle)]
+    threads: unseen::Mutex<Vec<crate::sync::thread::ThreadId>>,
 }
 
 #[derive(Default)]
@@ -31,10 +31,12 @@ struct Slot {
     /// The same number, for its own thread, and how many guards it holds.
     count: unseen::AtomicUsize,
     depth: unseen::AtomicUsize,
+    /// What its thread has retired, and how much that is: who takes it has no order with who put it there from that.
+    garbage: unseen::Mutex<Vec<Garbage>>,
+    waiting: AtomicUsize,
 }
 
 struct Garbage {
-    by: usize,
     /// Who was inside: slot, and its number then.
     inside: Vec<(usize, usize)>,
     free: Free,
@@ -44,18 +46,13 @@ impl Collector {
     pub(crate) fn new() -> Self {
         Self(unseen::Arc::new(Shared {
             slots: Default::default(),
+            #[cfg(shuttle)]
             threads: unseen::Mutex::default(),
-            garbage: unseen::Mutex::default(),
         }))
     }
 
     pub(crate) fn register(&self) -> Local {
-        let me = thread::current().id();
-        let mut threads = self.0.threads.lock().unwrap();
-        let slot = threads.iter().position(|&thread| thread == me).unwrap_or_else(|| {
-            threads.push(me);
-            threads.len() - 1
-        });
+        let slot = self.0.slot_of_this_thread();
         assert!(slot < THREADS, "a model of more than {THREADS} threads");
         Local {
             shared: self.0.clone(),
@@ -110,9 +107,37 @@ impl Slot {
     fn step(&self) -> usize {
         self.count.fetch_add(1, Ordering::Relaxed) + 1
     }
+
+    /// Relaxed, as in `take`: see `garbage`.
+    fn put(&self, garbage: Garbage) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.garbage.lock().unwrap().push(garbage);
+    }
+
+    fn take(&self) -> Vec<Garbage> {
+        if self.waiting.load(Ordering::Relaxed) == 0 || self.waiting.swap(0, Ordering::Relaxed) == 0 {
+            return Vec::new();
+        }
+        core::mem::take(&mut *self.garbage.lock().unwrap())
+    }
 }
 
 impl Shared {
+    #[cfg(loom)]
+    fn slot_of_this_thread(&self) -> usize {
+        crate::sync::running()
+    }
+
+    #[cfg(shuttle)]
+    fn slot_of_this_thread(&self) -> usize {
+        let me = crate::sync::thread::current().id();
+        let mut threads = self.threads.lock().unwrap();
+        threads.iter().position(|&thread| thread == me).unwrap_or_else(|| {
+            threads.push(me);
+            threads.len() - 1
+        })
+    }
+
     /// Everybody inside, as of now.
     fn inside(&self) -> Vec<(usize, usize)> {
         fence(Ordering::SeqCst);
@@ -123,20 +148,22 @@ impl Shared {
 
     /// Frees what nobody can reach any more: of all that was retired by `by`, or by anybody.
     fn collect(&self, by: Option<usize>) {
-        let ours = |garbage: &Garbage| by.is_none_or(|by| garbage.by == by);
-        // No lock is held over a step of the model.
-        let (ours, others): (Vec<_>, _) = core::mem::take(&mut *self.garbage.lock().unwrap())
-            .into_iter()
-            .partition(ours);
-        self.garbage.lock().unwrap().extend(others);
-        for garbage in ours {
-            // Acquire: pairs with `leave`. Who frees asks for all of them himself: he may have this from somebody else, and
-            // the list brings no order. For the same reason an older number is a stale one.
-            let left = |&(slot, number): &(usize, usize)| self.slots[slot].visits.load(Ordering::Acquire) > number;
-            if garbage.inside.iter().all(left) {
-                (garbage.free)();
-            } else {
-                self.garbage.lock().unwrap().push(garbage);
+        for slot in self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(slot, _)| by.is_none_or(|by| by == *slot))
+        {
+            // No lock is held over a step of the model.
+            for garbage in slot.1.take() {
+                // Acquire: pairs with `leave`. Who frees asks for all of them himself: he may have this from somebody else, and
+                // the list brings no order. For the same reason an older number is a stale one.
+                let left = |&(slot, number): &(usize, usize)| self.slots[slot].visits.load(Ordering::Acquire) > number;
+                if garbage.inside.iter().all(left) {
+                    (garbage.free)();
+                } else {
+                    slot.1.put(garbage);
+                }
             }
         }
     }
@@ -191,8 +218,8 @@ impl Access for Local {
             // SAFETY: as in the hosted collector: the closure owns the core through its Arc; the models' memories and
             // sinks are all 'static, only the trait does not say so.
             let free: Free = unsafe { core::mem::transmute(free) };
-            let (by, inside) = (self.slot, self.shared.inside());
-            self.shared.garbage.lock().unwrap().push(Garbage { by, inside, free });
+            let inside = self.shared.inside();
+            self.shared.slots[self.slot].put(Garbage { inside, free });
         });
     }
 
