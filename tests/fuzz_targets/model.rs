@@ -94,14 +94,15 @@ impl Model {
 
     /// Entries of which a part lies in the range, by address.
     pub fn touching(&self, lo: u64, hi: u64) -> Vec<(u64, Entry)> {
+        self.over(lo, hi).collect()
+    }
+
+    /// The same, one after the other.
+    pub fn over(&self, lo: u64, hi: u64) -> impl Iterator<Item = (u64, Entry)> {
         let before = self.entries.range(..lo).next_back();
         let reaching = before.filter(|(base, entry)| self.end(**base, entry) > lo);
         let inside = self.entries.range(lo..hi.max(lo));
-        reaching
-            .into_iter()
-            .chain(inside)
-            .map(|(base, entry)| (*base, *entry))
-            .collect()
+        reaching.into_iter().chain(inside).map(|(base, entry)| (*base, *entry))
     }
 
     /// What translates, or marks, this byte.

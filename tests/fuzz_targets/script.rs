@@ -230,23 +230,22 @@ impl Model {
     }
 
     /// What the operation must answer, frames aside: one of several refusals, or what comes of it. The model is then as the
-    /// table must be.
-    pub fn expect(&mut self, op: &Op) -> Result<Outcome, Vec<Refusal>> {
+    /// table must be; `before` is what it was.
+    pub fn expect(&mut self, op: &Op, before: &Self) -> Result<Outcome, Vec<Refusal>> {
         let wrong = self.wrong_arguments(op);
         if !wrong.is_empty() {
             return Err(wrong);
         }
-        let mut next = self.clone();
-        let done = next.perform(op);
+        let done = self.perform(op);
         if let Do::WriteProtectLeaves { second: (at, size) } = op.what
             && let Some(wrong) = wrong_span(&self.shape, at, size, self.shape.ipa_limit())
         {
-            *self = next;
             return Err(vec![wrong]);
         }
-        // KVM's operations stop where they are; exact ones have not begun.
-        if done.is_ok() || self.kvm {
-            *self = next;
+        // KVM's operations stop where they are; exact ones have not begun, and what may replace nothing takes back its own.
+        let takes_back = matches!(op.what, Do::Map { options, .. } if options.existing == Existing::Error);
+        if done.is_err() && (!self.kvm || takes_back) {
+            self.entries.clone_from(&before.entries);
         }
         done.map_err(|stop| vec![Refusal::Stopped(stop)])
     }
