@@ -190,8 +190,10 @@ struct Walk {
 impl Walk {
     fn of(image: &Image<Memory>) -> Self {
         let (mut entries, mut errors) = (Vec::new(), Vec::new());
-        // Each page at most once as a table, and an error for each entry that names one again.
-        let most = 2 * (image.memory().words.len() + 1);
+        // Each page at most once as a table, and an error for each entry that names one again. A page of a concatenated root
+        // stands in it too.
+        let times = if image.geometry().root_frames() > 1 { 4 } else { 2 };
+        let most = times * (image.memory().words.len() + 1);
         for entry in image.entries() {
             match entry {
                 Ok(entry) => entries.push(entry),
