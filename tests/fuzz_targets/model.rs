@@ -278,6 +278,10 @@ impl Model {
         match what {
             What::Mark(0) => {
                 self.entries.remove(&base);
+                // No entry is left to be counted, and a space has many pages.
+                if sums.written / self.shape.page() > self.room as u64 {
+                    return Err(Stop::TooMuch);
+                }
                 Ok(())
             }
             what => self.put(base, level, what),
