@@ -355,7 +355,7 @@ impl Bench<'_> {
         let whole_pages = (op.ipa | op.size) & (shape.page() - 1) == 0 && op.size != 0;
         let end = op.ipa.checked_add(op.size).filter(|end| *end <= limit);
         let (true, Some(end)) = (whole_pages, end) else { return };
-        if op.look % 8 == 0 {
+        if op.look.is_multiple_of(8) {
             self.same_leaves((op.ipa, op.size), view, op);
         }
         for edge in [op.ipa, end - 1] {
