@@ -186,7 +186,7 @@ def memslot(
     slots: Slots = 8,
     test: Annotated[
         list[str],
-        typer.Option("-t", "--test", metavar="TEST[,TEST..]", help=f"{', '.join(TESTS)} (default: all)."),
+        typer.Option("-t", "--test", metavar="TEST[,TEST..]", help="What is done; one run each."),
     ] = list(TESTS),  # noqa: B006 - typer copies it
     time: Annotated[str, typer.Option("-l", "--time", metavar="TIME", help="How long each test goes on.")] = "5s",
     iterations: Annotated[
@@ -221,7 +221,8 @@ def memslot(
         print(f"Test took {seconds(report.setup_ns)} for slot setup + {seconds(report.turns_ns)} all iterations")
         print(f"Done {report.iterations:,} iterations, avg {seconds(round(report.ns_per_iteration))} each")
         more = [part for phase in report.phases if phase.phase == "turns" for part in said(phase)]
-        print("; ".join([*more, f"{report.taken_back:,} bytes taken back", f"wrong words: {report.wrong_words:,}"]))
+        more += [f"{report.taken_back:,} bytes taken back"] if report.taken_back else []
+        print("; ".join([*more, f"wrong words: {report.wrong_words:,}"]))
 
     def tables(runs: Sequence[tuple[Runnable, MemslotsReport]]) -> None:
         times: dict[str, dict[tuple[str, int], float]] = {}
