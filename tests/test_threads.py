@@ -315,7 +315,7 @@ def test_random_calls_over_the_same_ranges(seed, options, quick_switches):
     # Pages at both ends and in the middle of each block, and neighbours.
     watched = tuple(BASE + PAGE * page for page in (0, 1, 7, 255, 256, 510, 511, 512, 513, 700, 1022, 1023))
     log = Log(watched)
-    workers = [Worker(s2, log, n, 1000 * seed + n, 2500) for n in range(THREADS)]
+    workers = [Worker(s2, log, n, 1000 * seed + n, 1800) for n in range(THREADS)]
     run_together([worker.run for worker in workers])
     assert [error for worker in workers for error in worker.errors] == []
     overlaps = sum(overlapping(calls) for calls in log.calls.values())
