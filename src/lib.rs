@@ -20,6 +20,10 @@ pub mod sync;
 pub mod table;
 #[cfg(all(feature = "std", not(loom), not(shuttle)))]
 pub mod vm;
+// Not the layer, but what of it others meet in.
+#[cfg(all(test, loom))]
+#[path = "vm/loom_tests.rs"]
+mod vm_loom_tests;
 
 #[cfg(feature = "python")]
 mod python;

@@ -51,6 +51,10 @@ pub use std::{
     thread,
 };
 
+// Of std: under loom nobody takes them, but they stand in what the models use.
+#[cfg(all(test, loom))]
+pub(crate) use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
 #[cfg(shuttle)]
 pub use shuttle::{
     sync::{Mutex, MutexGuard, PoisonError, RwLock},

@@ -146,10 +146,12 @@ CATCHERS: dict[str, str] = {
     "ReleaseRelaxed": "loom lib a_granted_reservation_finds_a_frame",
     "ReserveRelaxed": "loom lib a_granted_reservation_finds_a_frame",
     "MovedUnasked": "plain vm a_page_taken_back_under_a_fault_is_not_installed",
+    "MarkerRelease": "loom lib no_stale_translation_survives_a_take_back",
     "SettleSkipped": "plain vm a_take_back_waits_for_an_install_under_way",
     "SlotsUnasked": "plain vm logging_switched_on_under_a_fault_makes_it_retry",
     "BitsTakenLate": "plain vm a_write_during_a_harvest_is_in_the_next_one",
     "MarkedFirst": "plain vm a_lost_race_is_again_and_marks_nothing",
+    "MarkLooksFirst": "loom lib a_harvest_loses_no_write_to_a_page_whose_bit_is_set",
 }
 """Build, test binary and test."""
 
@@ -171,16 +173,6 @@ SURVIVORS: dict[str, str] = {
     "PopTakenRelaxed": (
         "The head carries a tag that no other write repeats, so the exchange reads the very write that the "
         "load of the head has acquired."
-    ),
-    "MarkerRelease": (
-        "Store buffering, that is a store and a later load of another word that change places. The models "
-        "do not have it: loom takes SeqCst accesses for acquire and release, shuttle executes in one order. "
-        "GenMC or herd7 on the six accesses of `vm/policy.rs` would, or a litmus run on hardware."
-    ),
-    "MarkLooksFirst": (
-        "Store buffering of the entry and the bit. On x86 the exchange that makes the page writable is a "
-        "barrier, and loom does not run the vm layer. GenMC or herd7 on `Bitmap::mark` and `take` beside an "
-        "entry would see it, or a litmus run on hardware."
     ),
 }
 """Why it makes no difference that any test here can see, and what would see one."""

@@ -7,6 +7,11 @@
 //! step, each with the ordering that he gave. So each load is set against each write, and two loads of different threads
 //! are never set against each other. Nothing else is shared, so no order comes about that the atomic would not bring.
 //!
+//! loom takes SeqCst accesses for AcqRel. So that models can rest on them, a SeqCst store, exchange or addition is here one
+//! with Release or AcqRel and a SeqCst fence behind it, and a SeqCst load one with Acquire: one of the two ways in which
+//! compilers make such accesses where the machine has fences. What a model finds then can happen; what it does not find is
+//! a missing order of Relaxed accesses around them, which only the fence would bring.
+//!
 //! What loom's atomics hold are numbers of writes; the values are beside them. So two writes of one value are told apart.
 //! As long as there is one thread, and again when all others have been joined, nothing is a step. What need not be tried
 //! at all is in `search.rs`.
@@ -101,6 +106,11 @@ impl Cell {
     }
 
     fn load(&self, order: Ordering) -> u64 {
+        let order = if order == Ordering::SeqCst {
+            Ordering::Acquire
+        } else {
+            order
+        };
         let read = Self::seen(|me| {
             // Decided before others may run; if one writes then, an older value that is read is a repetition.
             if search::races(self.id) {
@@ -131,6 +141,10 @@ impl Cell {
     }
 
     fn store(&self, value: u64, order: Ordering) {
+        if order == Ordering::SeqCst {
+            self.store(value, Ordering::Release);
+            return fence(Ordering::SeqCst);
+        }
         let seen = Self::seen(|me| {
             let new = self.values().push(value);
             self.copies[me].store(new, order);
@@ -184,6 +198,9 @@ impl Cell {
             }
         });
         self.wrote(new);
+        if success == Ordering::SeqCst {
+            fence(Ordering::SeqCst);
+        }
         outcome
     }
 }
@@ -271,6 +288,12 @@ impl<T> Mutex<T> {
     }
 }
 
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
 macro_rules! watched {
     ($name:ident, $value:ty, $from:expr) => {
         /// As in `std`.
@@ -347,6 +370,14 @@ macro_rules! counts {
 
             pub fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
                 self.always(order, |old| old.wrapping_sub(value))
+            }
+
+            pub fn fetch_and(&self, value: $value, order: Ordering) -> $value {
+                self.always(order, |old| old & value)
+            }
+
+            pub fn fetch_max(&self, value: $value, order: Ordering) -> $value {
+                self.always(order, |old| old.max(value))
             }
 
             pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {

@@ -29,6 +29,7 @@ mod hardware;
 mod harvest;
 mod spans;
 mod switch;
+mod word;
 
 pub(crate) use bitmap::Bitmap;
 

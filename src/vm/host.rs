@@ -2,6 +2,7 @@
 
 use super::Vm;
 use super::error::Error;
+use super::invalidate::Invalidation;
 use super::policy::Near;
 use crate::arch::{Attrs, Ipa, Level, Pa};
 use crate::memory::TableMemory;
@@ -58,7 +59,7 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     /// [`Error::Table`], as [`View::map`](crate::table::View::map).
     pub fn map(&self, ipa: Ipa, size: u64, pa: Pa, attrs: &Attrs, options: MapOptions) -> Result<Mapped, Error> {
         let end = self.check_range(ipa, size)?;
-        let _invalidation = self.sequence.begin(ipa.get(), end);
+        let _invalidation = Invalidation::begin(&self.sequence, ipa.get(), end);
         let handle = self.stage2.handle();
         let _section = self.gate.change_settled(Near::new(ipa.get(), end, self.largest_size()));
         Ok(handle.map(ipa, size, pa, attrs, options)?)

@@ -25,97 +25,10 @@
 use super::Vm;
 use super::error::Error;
 use super::policy::Near;
+use super::sequence::Sequence;
 use crate::arch::Ipa;
 use crate::memory::TableMemory;
-use crate::sync::{AtomicU64, Ordering};
 use crate::table::{self, Tlb};
-
-const WORDS: u64 = 64;
-/// Bytes of the smallest window.
-const LEAST_WINDOW: u64 = 2 << 20;
-/// Low half of a word: invalidations in progress. High half: how many have ended.
-const IN_PROGRESS: u64 = (1 << 32) - 1;
-const ENDED: u64 = 1 << 32;
-
-/// The sequence words of a VM.
-#[derive(Debug)]
-pub(crate) struct Sequence {
-    words: [AtomicU64; WORDS as usize],
-    window: u64,
-}
-
-/// What a fault's word said before it looked at the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sample(u64);
-
-impl Sample {
-    /// Whether an invalidation is under way: whatever the host answers now may be about to change.
-    #[inline]
-    pub(crate) const fn in_progress(self) -> bool {
-        self.0 & IN_PROGRESS != 0
-    }
-}
-
-impl Sequence {
-    /// `largest`: the largest block that a fault may install, in bytes.
-    pub(crate) fn new(largest: u64) -> Self {
-        Self {
-            words: [const { AtomicU64::new(0) }; WORDS as usize],
-            window: largest.max(LEAST_WINDOW),
-        }
-    }
-
-    fn word(&self, ipa: Ipa) -> &AtomicU64 {
-        &self.words[(ipa.get() / self.window % WORDS) as usize]
-    }
-
-    #[inline]
-    pub(crate) fn sample(&self, ipa: Ipa) -> Sample {
-        // Acquire pairs with `end`: who sees an invalidation ended sees what the host did before.
-        Sample(self.word(ipa).load(Ordering::Acquire))
-    }
-
-    /// Whether an invalidation began since. Called inside a fault section.
-    #[inline]
-    pub(crate) fn moved(&self, ipa: Ipa, since: Sample) -> bool {
-        // SeqCst: the load of the argument in `policy`.
-        self.word(ipa).load(Ordering::SeqCst) != since.0
-    }
-
-    /// One bit for each word that [`start`, `end`) touches.
-    fn mask(&self, start: u64, end: u64) -> u64 {
-        let (first, last) = (start / self.window, (end - 1) / self.window);
-        if last - first >= WORDS - 1 {
-            return u64::MAX;
-        }
-        (first..=last).fold(0, |mask, window| mask | 1 << (window % WORDS))
-    }
-
-    fn for_each(&self, mask: u64, add: impl Fn(&AtomicU64) -> u64) {
-        for (i, word) in self.words.iter().enumerate() {
-            if mask >> i & 1 != 0 {
-                add(word);
-            }
-        }
-    }
-
-    /// Begins an invalidation of [`start`, `end`), not empty; its drop ends it.
-    pub(crate) fn begin(&self, start: u64, end: u64) -> Invalidation<'_> {
-        let mask = self.mask(start, end);
-        // SeqCst: the store of the argument in `policy`.
-        self.for_each(mask, |word| word.fetch_add(1, Ordering::SeqCst));
-        Invalidation {
-            sequence: self,
-            mask,
-            taken: Taken::default(),
-        }
-    }
-
-    fn end(&self, mask: u64) {
-        // Release: what the host did is visible to faults that sample the word from now on.
-        self.for_each(mask, |word| word.fetch_add(ENDED - 1, Ordering::Release));
-    }
-}
 
 /// What [`Vm::take_back`] removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,7 +52,16 @@ pub struct Invalidation<'v> {
     taken: Taken,
 }
 
-impl Invalidation<'_> {
+impl<'v> Invalidation<'v> {
+    /// Begins one of [`start`, `end`), not empty; its drop ends it.
+    pub(crate) fn begin(sequence: &'v Sequence, start: u64, end: u64) -> Self {
+        Self {
+            sequence,
+            mask: sequence.begin(start, end),
+            taken: Taken::default(),
+        }
+    }
+
     /// What was unmapped.
     pub const fn taken(&self) -> Taken {
         self.taken
@@ -195,11 +117,11 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     /// As [`take_back`](Self::take_back).
     pub fn invalidate(&self, ipa: Ipa, size: u64) -> Result<Invalidation<'_>, Error> {
         let end = self.check_range(ipa, size)?;
-        let mut invalidation = self.sequence.begin(ipa.get(), end);
+        let mut invalidation = Invalidation::begin(&self.sequence, ipa.get(), end);
         let handle = self.stage2.handle();
         let mut section = Some(
             self.gate
-                .change_settled(Near::new(ipa.get(), end, self.sequence.window)),
+                .change_settled(Near::new(ipa.get(), end, self.sequence.window())),
         );
         for (start, bytes) in self.chunks(ipa.get(), end) {
             let _section = section.take().unwrap_or_else(|| self.gate.change());

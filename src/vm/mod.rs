@@ -23,6 +23,7 @@ mod options;
 mod policy;
 pub mod replay;
 mod ring;
+mod sequence;
 mod slots;
 mod vcpu;
 pub mod workload;
@@ -78,7 +79,7 @@ pub struct Vm<M: TableMemory, T: Tlb = Null> {
     largest: Level,
     pub(crate) slots: slots::Slots,
     pub(crate) gate: policy::Gate,
-    pub(crate) sequence: invalidate::Sequence,
+    pub(crate) sequence: sequence::Sequence,
     pub(crate) rings: ring::Rings,
 }
 
@@ -92,7 +93,7 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
             largest,
             slots: slots::Slots::default(),
             gate: policy::Gate::new(config.policy),
-            sequence: invalidate::Sequence::new(geometry.size(largest)),
+            sequence: sequence::Sequence::new(geometry.size(largest)),
             rings: ring::Rings::new(match config.dirty_ring {
                 0 => 0,
                 entries => entries.max(LEAST_RING),

@@ -1,15 +1,15 @@
 //! The bits of a logged slot: set by faults, taken by harvests, without a lock.
 
+use super::word::Word;
 use super::{DirtyLogMode, DirtyLogOptions, DirtyTracking};
 use crate::arch::Ipa;
-use crate::sync::{AtomicU64, Ordering};
 use crate::vm::error::Error;
 use crate::vm::slots::Slot;
 
 /// The bits of one logged slot.
 #[derive(Debug)]
 pub(crate) struct Bitmap {
-    pub(super) words: Box<[AtomicU64]>,
+    pub(super) words: Box<[Word]>,
     pub(super) pages: u64,
     pub(super) options: DirtyLogOptions,
 }
@@ -38,7 +38,7 @@ pub(super) fn room<T>(words: u64) -> Result<Vec<T>, Error> {
 impl Bitmap {
     pub(super) fn new(pages: u64, options: DirtyLogOptions) -> Result<Self, Error> {
         let set = options.mode == DirtyLogMode::ManualInitiallySet;
-        let word = |index| AtomicU64::new(if set { valid(pages, index) } else { 0 });
+        let word = |index| Word::new(if set { valid(pages, index) } else { 0 });
         let mut words = room(pages.div_ceil(WORD))?;
         words.extend((0..pages.div_ceil(WORD)).map(word));
         Ok(Self {
@@ -66,32 +66,17 @@ impl Bitmap {
     /// Sets a page's bit, after the page was made writable.
     #[inline]
     pub(crate) fn mark(&self, page: u64) {
-        // AcqRel: releases the entry that was made writable to the harvest that takes the bit. Always a
-        // read-modify-write; see the header.
-        let word = &self.words[(page / WORD) as usize];
-        mutated!(
-            MarkLooksFirst,
-            if word.load(Ordering::Relaxed) >> (page % WORD) & 1 != 0 {
-                return;
-            }
-        );
-        word.fetch_or(1 << (page % WORD), Ordering::AcqRel);
+        self.words[(page / WORD) as usize].mark(1 << (page % WORD));
     }
 
     /// Takes the bits of `mask` out of a word.
     pub(super) fn take(&self, index: usize, mask: u64) -> u64 {
-        let word = &self.words[index];
-        // A word that looks clean needs no write: what is set a moment later belongs to the next harvest anyway.
-        if word.load(Ordering::Relaxed) & mask == 0 {
-            return 0;
-        }
-        // AcqRel: whoever's bit is taken, his entry is seen by the write protection that follows.
-        word.fetch_and(!mask, Ordering::AcqRel) & mask
+        self.words[index].take(mask)
     }
 
     pub(super) fn copy(&self) -> Result<Vec<u64>, Error> {
         let mut copy = room(self.words.len() as u64)?;
-        copy.extend(self.words.iter().map(|w| w.load(Ordering::Acquire)));
+        copy.extend(self.words.iter().map(Word::get));
         Ok(copy)
     }
 }

@@ -6,8 +6,8 @@ use crate::arch::{AccessKind, Ipa};
 use crate::memory::TableMemory;
 use crate::table::{self, Tlb};
 use crate::vm::error::Error;
-use crate::vm::invalidate::Sample;
 use crate::vm::ring::DirtyPage;
+use crate::vm::sequence::Sample;
 use crate::vm::slots::Entry;
 use crate::vm::vcpu::Vcpu;
 
