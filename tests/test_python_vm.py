@@ -276,6 +276,15 @@ def test_a_job_step_by_step():
     job(iterations=10_000_000).start()  # dropped at once: it ends by itself
 
 
+def test_what_is_no_job_is_refused():
+    vm = Vm(memory=1 * MIB)
+    for job in (3, None, DirtyLog, s2pt.Migrate()):
+        with pytest.raises(TypeError, match="job must be DirtyLog, not"):
+            vm.run(job)
+    with pytest.raises(TypeError, match="progress must be a function, True or None, not str"):
+        vm.run(DirtyLog(), progress="x")
+
+
 def test_bad_jobs():
     for error, options in (
         (s2pt.OptionError, {"vcpus": 0}), (s2pt.OptionError, {"vcpus": 4097}), (s2pt.OptionError, {"vcpus": 1 << 63}),

@@ -63,6 +63,8 @@ _Show: TypeAlias = Callable[[int, int, str], object]
 
 @contextlib.contextmanager
 def _shown(progress: Progress, title: str) -> Iterator[_Show | None]:
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise TypeError(f"progress must be a function, True or None, not {type(progress).__name__}")
     if progress is True:
         with bar(title) as show:
             yield show

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from s2pt import _running
 from s2pt._core import MigrateJob
 from s2pt.costs import FREE, Costs
+from s2pt.errors import OptionError
 from s2pt.types import Backing, Policy, Semantics, format_size, parse_size
 
 __all__ = ["Latency", "Migrate", "MigrateReport", "Round", "Throughput"]
@@ -256,11 +257,11 @@ class Migrate:
             eager_chunk=parse_size(self.eager_chunk),
             write_percent=self.write_percent,
             hot_percent=self.hot_percent,
-            think_ns=_nanoseconds(self.think_s),
+            think_ns=_nanoseconds(self.think_s, "think_s"),
             bandwidth=None if self.bandwidth is None else parse_size(self.bandwidth),
-            downtime_ns=_nanoseconds(self.downtime_s),
+            downtime_ns=_nanoseconds(self.downtime_s, "downtime_s"),
             rounds=self.rounds,
-            warm_up_ns=_nanoseconds(self.warm_up_s),
+            warm_up_ns=_nanoseconds(self.warm_up_s, "warm_up_s"),
             take_backs=self.take_backs,
             too_early=self.too_early,
             seed=self.seed,
@@ -299,8 +300,11 @@ class Migrate:
         return f"{self.vcpus} vCPUs, {memory}, {self.log} log, policy {self.policy}"
 
 
-def _nanoseconds(seconds: float) -> int:
-    return round(seconds * 1e9)
+def _nanoseconds(seconds: float, what: str) -> int:
+    nanoseconds = seconds * 1e9
+    if not 0 <= nanoseconds < 1 << 63:
+        raise OptionError(f"{what} must be in 0..9223372036 seconds, not {seconds}")
+    return round(nanoseconds)
 
 
 def report(result: dict[str, Any]) -> MigrateReport:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from s2pt import _core, _running
+from s2pt._checks import check_type
 from s2pt.errors import Fault
 from s2pt.types import Access, format_size, parse_size
 
@@ -265,6 +266,7 @@ class Vm(_core.Vm):  # noqa: D101 - documented where it is implemented
         >>> report.complete, report.phases[0].phase
         (False, 'populate')
         """
+        check_type(job, DirtyLog, "job")
         prepared = self._dirty_log_job(
             slot=job.slot,
             vcpus=job.vcpus,
