@@ -86,19 +86,22 @@ def run_all(
     tell: Callable[[Runnable, R], None],
     json_: bool,
     *,
+    whose: str = "per vCPU",
     tables: Callable[[Sequence[tuple[Runnable, R]]], None] | None = None,
     bad: Callable[[R], bool] = lambda report: False,
 ) -> int:
     """Run experiments one after the other; print each, and a table of all. Or one JSON document.
 
-    `tell` prints what is particular about a run, and `tables` another table than that of the steps. If a run is `bad`
-    the exit code is 1.
+    `tell` prints what is particular about a run, and `tables` another table than that of the steps; `whose` the memory
+    is. If a run is `bad` the exit code is 1.
     """
-    jobs = [experiment.job() for experiment in every[:1]]  # what is wrong with the options is said first
+    for experiment in every[1:]:
+        experiment.job()  # what is wrong with the options of any is said before the first runs
+    jobs = [experiment.job() for experiment in every[:1]]
     runs: list[tuple[Runnable, R]] = []
     if not json_:
         first = every[0]
-        print(f"Guest memory: {format_size(int(first.bytes_per_vcpu))} per vCPU, backing {first.backing}")
+        print(f"Guest memory: {format_size(int(first.bytes_per_vcpu))} {whose}, backing {first.backing}")
         if first.costs != Costs():
             print(f"Costs: {first.costs}")
     with UntilInterrupted() as interrupt:

@@ -120,7 +120,7 @@ def page_table(
     def bad(report: PageTableReport) -> bool:
         return report.complete and report.pages > 0
 
-    return run_all("page-table", every, PageTableReport, tell, json_, bad=bad)
+    return run_all("page-table", every, PageTableReport, tell, json_, whose="that all vCPUs share", bad=bad)
 
 
 def demand_paging(
