@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 
@@ -274,6 +275,13 @@ def test_a_job_step_by_step():
     assert (cancelled.result()["complete"], cancelled.result()["phases"]) == (False, [])
     del cancelled
     job(iterations=10_000_000).start()  # dropped at once: it ends by itself
+
+
+def test_a_report_says_whether_all_steps_were_foretold():
+    report = Vm(memory=4 * MIB, backing="thp").run(DirtyLog(vcpus=2))
+    assert report.as_expected
+    step = dataclasses.replace(report.phases[0], expected={"translation": 77})
+    assert not dataclasses.replace(report, phases=(step, *report.phases[1:])).as_expected
 
 
 def test_what_is_no_job_is_refused():

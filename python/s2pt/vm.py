@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 from s2pt import _core, _running
 from s2pt._checks import check_type
+from s2pt._steps import Foretold, InSteps
 from s2pt.errors import Fault
 from s2pt.types import Access, format_size, parse_size
 
@@ -108,7 +109,7 @@ class DirtyLog:
 
 
 @dataclass(frozen=True, slots=True)
-class PhaseReport:
+class PhaseReport(Foretold):
     """What one step took and did.
 
     Attributes
@@ -144,14 +145,9 @@ class PhaseReport:
     handled: dict[str, int] = field(default_factory=dict)
     expected: dict[str, int] | None = None
 
-    @property
-    def as_expected(self) -> bool | None:
-        """Whether the faults were those of the formula; None without one."""
-        return None if self.expected is None else self.expected == self.handled
-
 
 @dataclass(frozen=True, slots=True)
-class DirtyLogReport:
+class DirtyLogReport(InSteps):
     """A whole run; its text is a table of the steps.
 
     Attributes
@@ -177,11 +173,6 @@ class DirtyLogReport:
     waits: int
     stats: dict[str, Any]
     complete: bool = True
-
-    @property
-    def elapsed_ns(self) -> int:
-        """Wall time of all steps together."""
-        return sum(phase.elapsed_ns for phase in self.phases)
 
     def __str__(self) -> str:
         lines = [

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from s2pt._core import Setup
+from s2pt._steps import Foretold, InSteps
 from s2pt.costs import FREE, Costs
 from s2pt.types import Backing, Policy, Semantics, format_size, parse_size
 
@@ -15,7 +16,7 @@ R = TypeVar("R", bound="Report")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Step(Foretold):
     """What one step took and did.
 
     Attributes
@@ -51,14 +52,9 @@ class Step:
     found: int | None
     complete: bool = True
 
-    @property
-    def as_expected(self) -> bool | None:
-        """Whether the faults were those of the formula; None without one."""
-        return None if self.expected is None else self.expected == self.handled
-
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(InSteps):
     """A whole run; its text is a table of the steps.
 
     Attributes
@@ -84,16 +80,6 @@ class Report:
     waits: int
     stats: dict[str, Any]
     complete: bool
-
-    @property
-    def elapsed_ns(self) -> int:
-        """Wall time of all steps together."""
-        return sum(phase.elapsed_ns for phase in self.phases)
-
-    @property
-    def as_expected(self) -> bool:
-        """Whether every step that there is a formula for took the faults of it."""
-        return all(phase.as_expected is not False for phase in self.phases)
 
     def __str__(self) -> str:
         lines = [f"{self.vcpus} vCPUs, {self.accesses} accesses", "step              seconds    faults   again"]
