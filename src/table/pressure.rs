@@ -153,15 +153,16 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
         if !A::SHARED || self.frames != usize::MAX {
             return false;
         }
-        let before = core::mem::replace(freed, self.freed());
+        let before = *freed;
         let came = || self.freed() != before;
         if !came() {
             // Acquire: nothing pending means that all are counted as freed, and are in the memory.
             self.collect_until(PATIENCE_FOR_FRAMES, || {
                 came() || self.core.pending.load(Ordering::Acquire) == 0
             });
-            *freed = self.freed();
         }
+        // Read once, and judged by what was read: a frame may come between any two looks.
+        *freed = self.freed();
         *freed != before
     }
 
