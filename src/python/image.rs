@@ -15,7 +15,6 @@ use pyo3::types::{PyDict, PyList};
 use super::arrays::no_memory;
 use super::convert::{AccessArg, BlocksArg, DialectArg, IpaArg, Number, OnErrors, PaArg, short};
 use super::exit::Ask;
-use super::open::Table;
 use super::{error, exit, explain, leaves, types};
 use crate::arch::{BlockRule, Dialect, El, EntryKind, Mapping, Pa, Vtcr, Vttbr};
 use crate::image::{Dump, Image, ImageError, ImageOptions, ReadMemory};
@@ -462,21 +461,4 @@ fn bytes(what: &str, obj: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     copied.resize(count, 0);
     buffer.copy_to_slice(py, &mut copied)?;
     Ok(copied)
-}
-
-/// What a live table was made for.
-pub fn own_options(table: &Table) -> ImageOptions {
-    let config = table.config();
-    ImageOptions {
-        fwb: Some(config.fwb),
-        xnx: Some(config.xnx),
-        dialect: Some(Dialect::Own),
-        blocks: config.geometry.block_rule(),
-    }
-}
-
-/// A live table as an image. The caller stays in the table meanwhile.
-pub fn own(table: &Table) -> Result<Image<impl ReadMemory + '_>, ImageError> {
-    let memory = |pa| table.memory().read(pa);
-    Image::new(memory, table.vtcr(), table.vttbr(), own_options(table))
 }

@@ -6,9 +6,7 @@
 mod answers;
 mod arch;
 mod arrays;
-mod batch;
 mod bench;
-mod change;
 mod convert;
 mod diff;
 mod dirty_log;
@@ -26,7 +24,6 @@ mod machine;
 mod migrate;
 mod open;
 mod ptdump;
-mod query;
 mod replay;
 mod report;
 mod results;
@@ -48,7 +45,7 @@ fn shared_by_all_threads() {
             let _ = |object: &pyo3::Bound<'_, $class>| { object.get(); };
         )*};
     }
-    shared!(stage2::PyStage2, vm::PyVm, query::LeafIterator);
+    shared!(stage2::PyStage2, stage2::LeafIterator, vm::PyVm);
     shared!(machine::PyMachine, machine::PyCpu);
     shared!(image::PyImage, image::ImageLeaves, ptdump::PyPtdump);
     shared!(
@@ -96,15 +93,13 @@ mod _core {
     #[pymodule_export]
     use super::ptdump::PyPtdump;
     #[pymodule_export]
-    use super::query::LeafIterator;
-    #[pymodule_export]
     use super::replay::ReplayJob;
     #[pymodule_export]
     use super::results::{Changed, Entry, Mapped, Mapping, Translation};
     #[pymodule_export]
     use super::setup::Setup;
     #[pymodule_export]
-    use super::stage2::PyStage2;
+    use super::stage2::{LeafIterator, PyStage2};
     #[pymodule_export]
     use super::vm::PyVm;
     #[pymodule_export]

@@ -2,7 +2,18 @@
 //!
 //! The class is frozen and owns its table through an `Arc`, so any number of Python threads may call it. Each call
 //! clones the `Arc` and works on that: `close()` takes the table away from later calls and never from one under way.
-//! Changes are in `change.rs`, questions in `query.rs`, whole arrays in `batch.rs`.
+//! What can be called is in the files of this folder, one for each kind of question or change.
+
+mod attrs;
+mod batch;
+mod frames;
+mod image;
+mod leaves;
+mod maintenance;
+mod map;
+mod query;
+
+pub use leaves::LeafIterator;
 
 use pyo3::prelude::*;
 use pyo3::types::PyAny;
@@ -271,31 +282,6 @@ impl PyStage2 {
         types::geometry(py, &self.table(py)?.config().geometry)
     }
 
-    /// Table frames that are not free: those of the table, its root included, and those unlinked whose grace period runs.
-    ///
-    /// After `drain` the table has no others.
-    #[getter]
-    fn frames_in_use(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(self.table(py)?.memory().frames_in_use())
-    }
-
-    /// What became of the frames of unlinked tables, since the table was made: a `s2pt.types.ReclaimStats`.
-    ///
-    /// A frame is free when every call that may still stand in it has ended. Who unlinks more than `pending_limit` waits for
-    /// that; a call that gets no frames collects what is pending before it raises OutOfFramesError.
-    ///
-    /// Examples
-    /// --------
-    /// >>> s2 = Stage2(pending_limit=0)
-    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
-    /// >>> _ = s2.unmap(0x1000, 4096)
-    /// >>> s2.reclaim
-    /// ReclaimStats(retired=2, freed=2, pending=0, peak=2, overruns=0)
-    #[getter]
-    fn reclaim<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        types::reclaim(py, &self.table(py)?.reclaim_stats())
-    }
-
     /// Whether `close` was called.
     #[getter]
     fn closed(&self) -> bool {
@@ -303,30 +289,6 @@ impl PyStage2 {
             .read()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
             .is_none()
-    }
-
-    /// Refuse, once, the operation that asks for the `k`-th frame from now on, counting from 0: for tests.
-    ///
-    /// The operation raises OutOfFramesError and changes nothing. (If unlinked frames are pending it collects them and asks
-    /// again, and gets them then: `drain` before, if that must not be.)
-    ///
-    /// Examples
-    /// --------
-    /// >>> s2 = Stage2()
-    /// >>> s2.fail_allocation(1)
-    /// >>> s2.map(0x1000, 4096, pa=0x1000)
-    /// Traceback (most recent call last):
-    ///     ...
-    /// s2pt.errors.OutOfFramesError: the operation needs 2 table frames and 1 are available
-    /// >>> s2.stats().mapped_bytes
-    /// 0
-    /// >>> s2.map(0x1000, 4096, pa=0x1000)
-    /// Mapped(bytes=4KiB, kept=0B)
-    fn fail_allocation(&self, py: Python<'_>, k: Number) -> PyResult<()> {
-        self.table(py)?
-            .memory()
-            .fail_allocation(usize::try_from(k.0).unwrap_or(usize::MAX));
-        Ok(())
     }
 
     /// The same table through an object whose calls wait for nobody: what a vCPU's fault handler uses, and what a function

@@ -1,13 +1,13 @@
-//! `Stage2`: the calls that change the table.
+//! `Stage2`: what is mapped where, in which pieces, and whose the rest is.
 
 use pyo3::prelude::*;
 
-use super::convert::{
+use super::PyStage2;
+use crate::arch::Attrs;
+use crate::python::convert::{
     ExistingArg, FlagsArg, IpaArg, LevelArg, MemTypeArg, Number, PaArg, ProtArg, SizeArg, SoftwareArg,
 };
-use super::stage2::PyStage2;
-use super::{error, types};
-use crate::arch::Attrs;
+use crate::python::{error, types};
 use crate::table::MapOptions;
 
 /// The attributes that the keyword arguments say.
@@ -173,143 +173,6 @@ impl PyStage2 {
         done.map_err(|refused| error::table(py, refused))
     }
 
-    /// Give every leaf of a range exactly the permissions `prot`; what is not mapped is skipped.
-    ///
-    /// Returns
-    /// -------
-    /// Changed
-    ///     How many leaves were rewritten, and how many bytes of the range are mapped.
-    ///
-    /// Raises
-    /// ------
-    /// AlignmentError, AddressError
-    ///     An argument is wrong.
-    /// AttributesError
-    ///     Execute on device or non-cacheable memory, or half of it without FEAT_XNX.
-    /// NotMappedError
-    ///     Nothing in the range is mapped.
-    /// OutOfFramesError
-    ///     Too few frames to split a block of which a part is in the range.
-    ///
-    /// Notes
-    /// -----
-    /// Maintenance: one broadcast TLBI for what lost a permission, before the call returns.
-    ///
-    /// Examples
-    /// --------
-    /// >>> s2 = Stage2()
-    /// >>> s2.map(0x4000_0000, "4MiB", pa=0x8000_0000)
-    /// Mapped(bytes=4MiB, kept=0B)
-    /// >>> s2.protect(0x4000_0000, "2MiB", Prot.RX)
-    /// Changed(leaves=1, bytes=2MiB)
-    fn protect<'py>(&self, py: Python<'py>, ipa: IpaArg, size: SizeArg, prot: ProtArg) -> PyResult<Bound<'py, PyAny>> {
-        let done = self.with(py, size.0, |table| table.protect(ipa.0, size.0, prot.0))?;
-        types::changed(py, &done.map_err(|refused| error::table(py, refused))?)
-    }
-
-    /// Take the write permission from every leaf of a range; what is not mapped is skipped.
-    ///
-    /// Returns
-    /// -------
-    /// Changed
-    ///     How many leaves were rewritten, and how many bytes of the range are mapped.
-    ///
-    /// Raises
-    /// ------
-    /// AlignmentError, AddressError
-    ///     An argument is wrong.
-    /// OutOfFramesError
-    ///     Too few frames to split a block of which a part is in the range.
-    ///
-    /// Examples
-    /// --------
-    /// >>> s2 = Stage2()
-    /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
-    /// Mapped(bytes=2MiB, kept=0B)
-    /// >>> s2.write_protect(0x4000_0000, 4096)
-    /// Changed(leaves=1, bytes=4KiB)
-    /// >>> s2.translate(0x4000_0000, "w")
-    /// Traceback (most recent call last):
-    ///     ...
-    /// s2pt.errors.PermissionFault: IPA 0x40000000: the level 3 leaf does not allow write
-    fn write_protect<'py>(&self, py: Python<'py>, ipa: IpaArg, size: SizeArg) -> PyResult<Bound<'py, PyAny>> {
-        let done = self.with(py, size.0, |table| table.write_protect(ipa.0, size.0))?;
-        types::changed(py, &done.map_err(|refused| error::table(py, refused))?)
-    }
-
-    /// Add the permissions `prot` to every leaf of a range; nothing is taken away, what is not mapped is skipped.
-    ///
-    /// Returns
-    /// -------
-    /// Changed
-    ///     How many leaves were rewritten, and how many bytes of the range are mapped.
-    ///
-    /// Raises
-    /// ------
-    /// AlignmentError, AddressError
-    ///     An argument is wrong.
-    /// AttributesError
-    ///     Execute on device or non-cacheable memory, or half of it without FEAT_XNX.
-    /// NotMappedError
-    ///     Nothing in the range is mapped.
-    /// OutOfFramesError
-    ///     Too few frames to split a block of which a part is in the range.
-    ///
-    /// Notes
-    /// -----
-    /// Maintenance: a TLBI on the calling core only; another core that still has the old entry faults once more.
-    fn relax<'py>(&self, py: Python<'py>, ipa: IpaArg, size: SizeArg, prot: ProtArg) -> PyResult<Bound<'py, PyAny>> {
-        let done = self.with(py, size.0, |table| table.relax(ipa.0, size.0, prot.0))?;
-        types::changed(py, &done.map_err(|refused| error::table(py, refused))?)
-    }
-
-    /// Set the access flag of every leaf of which a part is in the range.
-    ///
-    /// Returns
-    /// -------
-    /// Changed
-    ///     How many leaves were rewritten, and how many bytes of the range are mapped.
-    ///
-    /// Raises
-    /// ------
-    /// AlignmentError, AddressError
-    ///     An argument is wrong.
-    /// NotMappedError
-    ///     Nothing in the range is mapped.
-    fn mark_young<'py>(&self, py: Python<'py>, ipa: IpaArg, size: SizeArg) -> PyResult<Bound<'py, PyAny>> {
-        let done = self.with(py, size.0, |table| table.mark_young(ipa.0, size.0))?;
-        types::changed(py, &done.map_err(|refused| error::table(py, refused))?)
-    }
-
-    /// Whether a leaf of which a part is in the range has its access flag set.
-    fn test_young(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<bool> {
-        let young = self.with(py, size.0, |table| table.test_young(ipa.0, size.0))?;
-        young.map_err(|refused| error::table(py, refused))
-    }
-
-    /// Answer as `test_young`, and clear the flag of every such leaf.
-    ///
-    /// Parameters
-    /// ----------
-    /// ipa, size : int
-    ///     Bytes, multiples of the page size.
-    /// flush : bool
-    ///     Whether to invalidate the TLBs too, so that the next access sets the flag again. Without it the flag can stay
-    ///     clear as long as a TLB has the entry, as in KVM's ``kvm_test_age_gfn``.
-    ///
-    /// Examples
-    /// --------
-    /// >>> s2 = Stage2()
-    /// >>> s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
-    /// Mapped(bytes=2MiB, kept=0B)
-    /// >>> s2.test_and_clear_young(0x4000_0000, "2MiB"), s2.test_young(0x4000_0000, "2MiB")
-    /// (True, False)
-    #[pyo3(signature = (ipa, size, flush = false))]
-    fn test_and_clear_young(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg, flush: bool) -> PyResult<bool> {
-        let young = self.with(py, size.0, |table| table.test_and_clear_young(ipa.0, size.0, flush))?;
-        young.map_err(|refused| error::table(py, refused))
-    }
-
     /// Split blocks until no leaf of the range is coarser than `level`; return how many blocks were split.
     ///
     /// What a block has outside the range stays as coarse as possible. A block that a split made and another split
@@ -430,54 +293,6 @@ impl PyStage2 {
         let done = self.with(py, size.0, |table| {
             table.with_frames(most(budget)).annotate(ipa.0, size.0, owner.0)
         })?;
-        done.map_err(|refused| error::table(py, refused))
-    }
-
-    /// Clean and invalidate the data caches for everything cacheable that a range maps; return the number of bytes.
-    ///
-    /// With FEAT_S2FWB nothing is due, and the result is 0. With ``semantics="kvm"`` blocks count whole.
-    ///
-    /// Raises
-    /// ------
-    /// AlignmentError, AddressError
-    ///     An argument is wrong.
-    ///
-    /// Examples
-    /// --------
-    /// >>> s2 = Stage2(sink="counting")
-    /// >>> _ = s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
-    /// >>> _ = s2.map(0x4020_0000, 4096, pa=0x1000, memtype="device-nGnRE")
-    /// >>> before = s2.counts()["cache_data"]
-    /// >>> s2.flush_cache(0x4000_0000, "4MiB")
-    /// 2097152
-    /// >>> s2.counts()["cache_data"] - before
-    /// 1
-    fn flush_cache(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<u64> {
-        let done = self.with(py, size.0, |table| table.flush_cache(ipa.0, size.0))?;
-        done.map_err(|refused| error::table(py, refused))
-    }
-
-    /// Make every CPU forget what it has cached of a range: one range TLBI, or one of the whole VMID where the CPU has none.
-    ///
-    /// Calls invalidate by themselves what they must; only `write_protect` with ``semantics="kvm"`` leaves it to its caller.
-    ///
-    /// Raises
-    /// ------
-    /// AlignmentError, AddressError
-    ///     An argument is wrong.
-    ///
-    /// Examples
-    /// --------
-    /// >>> s2 = Stage2(semantics="kvm", sink="counting")
-    /// >>> _ = s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
-    /// >>> _ = s2.write_protect(0x4000_0000, "2MiB")
-    /// >>> s2.counts()["tlbi_range"]
-    /// 0
-    /// >>> s2.flush_tlb(0x4000_0000, "2MiB")
-    /// >>> s2.counts()["tlbi_range"]
-    /// 1
-    fn flush_tlb(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<()> {
-        let done = self.with(py, size.0, |table| table.flush_tlb(ipa.0, size.0))?;
         done.map_err(|refused| error::table(py, refused))
     }
 }

@@ -8,16 +8,16 @@ use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::answers::code;
-use super::arrays::{Answers, elements};
-use super::change::{attrs, options};
-use super::convert::{AccessArg, ExistingArg, LevelArg, MemTypeArg, ProtArg, SizeArg, SoftwareArg};
-use super::signals::in_parts;
-use super::sink::Sink;
-use super::stage2::PyStage2;
-use super::{error, types};
+use super::PyStage2;
+use super::map::{attrs, options};
 use crate::arch::{Fault, Ipa, Level, Pa};
 use crate::memory::Arena;
+use crate::python::answers::code;
+use crate::python::arrays::{Answers, elements};
+use crate::python::convert::{AccessArg, ExistingArg, LevelArg, MemTypeArg, ProtArg, SizeArg, SoftwareArg};
+use crate::python::signals::in_parts;
+use crate::python::sink::Sink;
+use crate::python::{error, types};
 use crate::table::{Error, Existing, Handle, Local, Mapped, Stay};
 
 /// Elements worked on in one stay, during which no retired frame is freed.
