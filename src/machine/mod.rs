@@ -44,16 +44,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod access;
 mod cache;
 mod cpu;
 mod judge;
 mod log;
+mod mmu;
 mod port;
 mod shared;
 mod space;
 mod walker;
 
-pub use cpu::{Access, Bound, Cpu, CpuCounts};
+pub use access::{Access, CpuCounts};
+pub use cpu::{Bound, Cpu};
 pub use judge::{Violation, ViolationKind};
 pub use log::{Entry, What};
 pub use port::Port;

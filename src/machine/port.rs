@@ -12,8 +12,8 @@
 
 use alloc::vec::Vec;
 
-use super::cpu::Seat;
 use super::judge::ViolationKind;
+use super::mmu::Seat;
 use super::shared::Shared;
 use super::space::{Observer, Space};
 use super::walker::Walk;

@@ -5,9 +5,9 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use core::cell::RefCell;
 
-use super::cpu::State;
 use super::judge::{Docket, Violation, ViolationKind};
 use super::log::{Log, What};
+use super::mmu::State;
 use super::port::Core;
 use crate::arch::Ipa;
 use crate::memory::Ram;
