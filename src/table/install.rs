@@ -1,7 +1,9 @@
 //! Puts what is wanted into every entry of a range: the walk behind `map` and `annotate`.
 //!
 //! Frames are counted and set aside before the first change (`plan.rs`); then holes are filled, blocks cut, leaves changed in
-//! place or broken, tables replaced by blocks.
+//! place or broken, tables replaced by blocks. Where KVM's semantics differ in a step, it is in `install/kvm.rs`.
+
+mod kvm;
 
 use super::View;
 use super::batch::Batch;
@@ -17,7 +19,7 @@ use super::tlb::Tlb;
 use super::unlink::{Making, Unlink};
 use super::walk::{At, Step, Visitor};
 use super::wanted::{Rights, Wanted};
-use crate::arch::{Format, Ipa, Level, Pte};
+use crate::arch::{Ipa, Level, Pte};
 use crate::memory::TableMemory;
 
 pub(crate) struct Map<'m, M: TableMemory, L> {
@@ -140,79 +142,6 @@ impl<'m, M: TableMemory, L: Wanted> Map<'m, M, L> {
         if !self.options.flags.contains(WalkFlags::SKIP_CMO) {
             view.prepare_output(level, old, leaf);
         }
-    }
-
-    /// KVM's way with a leaf that stands where the caller wants his own, or a table.
-    fn replace_as_kvm<T: Tlb, A: Access>(
-        &mut self,
-        view: &View<'_, M, T, A>,
-        at: At<'_>,
-        pte: Pte,
-        fits: bool,
-    ) -> Result<Step, Error> {
-        let level = at.level();
-        let flags = self.options.flags;
-        if !fits {
-            return self.link_empty(view, at, pte);
-        }
-        let leaf = self.leaves.leaf(level, at.base);
-        let differs = pte.raw() ^ leaf.raw();
-        if differs & !view.core.format.perm_mask() == 0 {
-            // Permissions are for `relax`; who asks for them here has lost a race.
-            if flags.contains(WalkFlags::HANDLE_FAULT) {
-                return Err(Error::Again { ipa: at.ipa(), level });
-            }
-            self.mapped.kept += at.bytes();
-            return Ok(Step::Next);
-        }
-        if !flags.contains(WalkFlags::SHARED) && differs & !Format::SOFTWARE_MASK == 0 {
-            let done = view.change(at.table, at.index, pte, leaf).is_ok();
-            return Ok(self.wrote(done, &at));
-        }
-        if view.lock(at.table, at.index, pte).is_err() {
-            return Ok(Step::Retry);
-        }
-        if mutated!(
-            KvmReplaceUntold | KvmMadeFirst,
-            false,
-            !flags.contains(WalkFlags::SKIP_BBM_TLBI)
-        ) {
-            view.invalidate_leaf(&at);
-        }
-        self.prepare(view, level, Pte::EMPTY, leaf);
-        view.make(at.table, at.index, leaf);
-        mutated!(KvmMadeFirst, view.invalidate_leaf(&at));
-        Ok(self.wrote(true, &at))
-    }
-
-    /// KVM's way to the level below: an empty table takes the place of whatever is here. What else a block translated
-    /// faults again.
-    fn link_empty<T: Tlb, A: Access>(&mut self, view: &View<'_, M, T, A>, at: At<'_>, old: Pte) -> Result<Step, Error> {
-        let Some(below) = at.level().deeper() else {
-            return Ok(Step::Retry);
-        };
-        self.reserve.ensure(1)?;
-        let table = view.empty_table(&mut self.reserve);
-        let done = if old.is_valid() {
-            let locked = view.lock(at.table, at.index, old).is_ok();
-            if locked {
-                if mutated!(
-                    KvmLinkUntold,
-                    false,
-                    !self.options.flags.contains(WalkFlags::SKIP_BBM_TLBI)
-                ) {
-                    view.invalidate_leaf(&at);
-                }
-                view.make(at.table, at.index, table);
-            }
-            locked
-        } else {
-            view.publish(at.table, at.index, old, table).is_ok()
-        };
-        if !done {
-            view.discard(&mut self.reserve, table, below);
-        }
-        Ok(Step::Retry) // and go down
     }
 
     /// Something is there that the caller does not want to replace.
