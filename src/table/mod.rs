@@ -16,6 +16,7 @@ mod build;
 mod cache;
 mod claim;
 mod collapse;
+mod config;
 mod descend;
 mod dirty;
 mod entry;
@@ -42,12 +43,14 @@ mod tlb;
 mod unlink;
 mod unmap;
 mod unmap_kvm;
+mod view;
 mod walk;
 mod wanted;
 mod way;
 
 pub use crate::arch::{Mapping, Translation};
 pub use attrs::Changed;
+pub use config::Config;
 pub use dirty::Clean;
 #[cfg(all(feature = "std", not(loom)))]
 pub(crate) use entry::hardware_update;
@@ -67,7 +70,8 @@ pub(crate) use sinks::paid;
 pub use sinks::{Cost, Counting, Counts, Record, Recording, Stall, StallKind};
 #[doc(hidden)]
 pub use stage2::Core;
-pub use stage2::{Config, Exclusive, Handle, Stage2, View};
+pub use stage2::Stage2;
 pub use stats::Stats;
 pub use stay::Stay;
 pub use tlb::{Event, Null, Tlb};
+pub use view::{Exclusive, Handle, View};
