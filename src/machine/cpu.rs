@@ -87,6 +87,27 @@ impl Cpu {
     ///
     /// # Errors
     /// As [`access`](Self::access).
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
+    /// # use s2pt::machine::{Access, Machine, MachineOptions};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::sync::Arc;
+    /// # use s2pt::table::{Config, MapOptions, Stage2};
+    /// # let machine = Machine::new(MachineOptions::default())?;
+    /// # let port = machine.port();
+    /// # let config = Config::new(Geometry::new(GeometryOptions::default())?);
+    /// # let table = Arc::new(Stage2::new(config, Arena::new(ArenaOptions::default())?, port.clone())?);
+    /// # port.attach(&table);
+    /// # machine.load(&port);
+    /// # let (view, cpu) = (table.handle(), machine.cpu(0));
+    /// # let (page, attrs) = (Ipa::new(0x1000), Attrs::new(Prot::RW));
+    /// view.map(page, 0x1000, Pa::new(0x1000), &attrs, MapOptions::default())?;
+    /// cpu.begin(Access::write(page, 8, 42)).unwrap(); // has its translation, is not in memory
+    /// view.unmap(page, 0x1000)?; // the DSB of its TLBI waits for the access
+    /// assert_eq!((cpu.finish(), machine.audit()), (None, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn begin(&self, access: Access) -> Result<(), Fault> {
         self.begin_in(access).map(drop)
     }
@@ -167,6 +188,27 @@ impl Cpu {
     ///
     /// # Errors
     /// What `handle` returns as an error; `Ok(Err(fault))` if it says that it can do nothing about the fault.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
+    /// # use s2pt::machine::{Access, Machine, MachineOptions};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::sync::Arc;
+    /// # use s2pt::table::{Config, MapOptions, Stage2};
+    /// # let machine = Machine::new(MachineOptions::default())?;
+    /// # let port = machine.port();
+    /// # let config = Config::new(Geometry::new(GeometryOptions::default())?);
+    /// # let table = Arc::new(Stage2::new(config, Arena::new(ArenaOptions::default())?, port.clone())?);
+    /// # port.attach(&table);
+    /// # machine.load(&port);
+    /// # let (view, cpu) = (table.handle(), machine.cpu(0));
+    /// # let (page, attrs) = (Ipa::new(0x1000), Attrs::new(Prot::RW));
+    /// let value = cpu.run(Access::read(page, 8), |fault| {
+    ///     view.map(fault.ipa, 0x1000, Pa::new(0x1000), &attrs, MapOptions::FAULT).map(|_| true)
+    /// })?;
+    /// assert_eq!(value, Ok(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn run<E>(
         &self,
         access: Access,

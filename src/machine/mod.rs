@@ -214,6 +214,28 @@ impl Machine {
     }
 
     /// [`check`](Self::check) of everything; nothing else may run.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
+    /// # use s2pt::machine::{Access, Machine, MachineOptions};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::sync::Arc;
+    /// # use s2pt::table::{Config, MapOptions, Stage2};
+    /// # let machine = Machine::new(MachineOptions::default())?;
+    /// # let port = machine.port();
+    /// # let config = Config::new(Geometry::new(GeometryOptions::default())?);
+    /// # let table = Arc::new(Stage2::new(config, Arena::new(ArenaOptions::default())?, port.clone())?);
+    /// # port.attach(&table);
+    /// # machine.load(&port);
+    /// # let (view, cpu) = (table.handle(), machine.cpu(0));
+    /// # let (page, attrs) = (Ipa::new(0x1000), Attrs::new(Prot::RW));
+    /// view.map(page, 0x1000, Pa::new(0x1000), &attrs, MapOptions::default())?;
+    /// cpu.access(Access::read(page, 8)).unwrap();
+    /// view.poke(page, s2pt::arch::Level::L3, s2pt::arch::Pte::EMPTY)?; // no break, no TLBI
+    /// assert!(machine.audit() > 0);
+    /// assert_eq!(machine.violations()[0].kind.name(), "stale");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn audit(&self) -> u64 {
         let spaces = self.spaces().clone();
         spaces.iter().map(|space| self.check_space(space, 0, u64::MAX)).sum()

@@ -31,6 +31,21 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// [`Error::NotMapped`] if nothing at all is mapped in the range; [`Error::Attrs`] if `prot` lets device or
     /// non-cacheable memory be executed, or the format cannot express it; [`Error::OutOfFrames`] if a block cannot be
     /// cut; errors of the range. Nothing was changed then.
+    ///
+    /// ```
+    /// # use s2pt::arch::{AccessKind, Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // one block
+    /// let changed = view.protect(Ipa::new(0x1000), 0x1000, Prot::R)?; // is cut: the other 511 pages are as before
+    /// assert_eq!((changed.leaves, changed.bytes), (1, 0x1000));
+    /// assert!(view.translate(Ipa::new(0x1000), AccessKind::Write).is_err());
+    /// assert!(view.translate(Ipa::new(0x2000), AccessKind::Write).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn protect(&self, ipa: Ipa, size: u64, prot: Prot) -> Result<Changed, Error> {
         let end = self.check_range(ipa, size)?;
         let bits = self.permission_bits(ipa, prot)?;
@@ -61,6 +76,19 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// [`Error::OutOfFrames`] if a block cannot be cut; errors of the range. Nothing was changed then.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // one block
+    /// assert_eq!(view.write_protect(Ipa::new(0), 2 << 20)?.leaves, 1);
+    /// assert_eq!(view.write_protect(Ipa::new(0), 2 << 20)?.leaves, 0); // nothing is left to take
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn write_protect(&self, ipa: Ipa, size: u64) -> Result<Changed, Error> {
         let end = self.check_range(ipa, size)?;
         let rewrite = Clear(Format::WRITE_BIT | Format::DBM_BIT);
@@ -77,6 +105,20 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// Errors of a range; the spans before it are protected then. Never out of frames.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Level, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // one block
+    /// let spans = [(Ipa::new(0x1000), 0x1000), (Ipa::new(0x5000), 0x2000)];
+    /// assert_eq!(view.write_protect_leaves(spans)?.leaves, 1); // whole
+    /// assert_eq!(view.lookup(Ipa::new(0))?.level, Level::L2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn write_protect_leaves(&self, spans: impl IntoIterator<Item = (Ipa, u64)>) -> Result<Changed, Error> {
         let rewrite = || Clear(Format::WRITE_BIT | Format::DBM_BIT);
         let (mut all, mut touched) = (Changed::default(), Stale::NONE);
@@ -118,6 +160,21 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// As [`protect`](Self::protect).
+    ///
+    /// ```
+    /// # use s2pt::arch::{AccessKind, Attrs, Geometry, GeometryOptions, Ipa, Level, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // one block
+    /// view.write_protect(Ipa::new(0), 2 << 20)?;
+    /// view.relax(Ipa::new(0x3000), 0x1000, Prot::W)?; // a write to one page of it
+    /// assert_eq!(view.lookup(Ipa::new(0x3000))?.level, Level::L3);
+    /// assert!(view.translate(Ipa::new(0x4000), AccessKind::Write).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn relax(&self, ipa: Ipa, size: u64, prot: Prot) -> Result<Changed, Error> {
         self.relax_by(|| self.access.pin(), &ByAccess, ipa, size, prot)
@@ -179,6 +236,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// # Errors
     /// [`Error::NotMapped`] if nothing at all is mapped in the range; errors of the range. With KVM's semantics
     /// [`Error::Again`] at the first hole or LOCKED entry.
+    ///
+    /// An example is at [`test_and_clear_young`](Self::test_and_clear_young).
     pub fn mark_young(&self, ipa: Ipa, size: u64) -> Result<Changed, Error> {
         let end = self.check_range(ipa, size)?;
         let rewrite = |_: &Format, pte: Pte| Pte::from_raw(pte.raw() | Format::AF_BIT);
@@ -190,6 +249,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// Errors of the range.
+    ///
+    /// An example is at [`test_and_clear_young`](Self::test_and_clear_young).
     pub fn test_young(&self, ipa: Ipa, size: u64) -> Result<bool, Error> {
         let end = self.check_range(ipa, size)?;
         Ok(self.rewrite(ipa.get(), end, Clear(0), Flush::None, true)?.young)
@@ -203,6 +264,21 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// Errors of the range.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // one block
+    /// assert!(view.test_and_clear_young(Ipa::new(0), 2 << 20, false)?); // what is mapped is young
+    /// assert!(!view.test_young(Ipa::new(0), 2 << 20)?);
+    /// assert_eq!(view.mark_young(Ipa::new(0x1000), 0x1000)?.leaves, 1); // of the whole block
+    /// assert!(view.test_young(Ipa::new(0), 0x1000)?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn test_and_clear_young(&self, ipa: Ipa, size: u64, flush: bool) -> Result<bool, Error> {
         let end = self.check_range(ipa, size)?;
         let flush = if flush { Flush::Broadcast } else { Flush::None };

@@ -82,6 +82,21 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// Errors of the range.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Level, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// for page in (0..2 << 20).step_by(0x1000) {
+    ///     view.map(Ipa::new(page), 0x1000, Pa::new(page), &Attrs::new(Prot::RW), MapOptions::FAULT)?;
+    /// }
+    /// assert_eq!(view.collapse(Ipa::new(0), 2 << 20)?, 1);
+    /// assert_eq!(view.lookup(Ipa::new(0))?.level, Level::L2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn collapse(&self, ipa: Ipa, size: u64) -> Result<u64, Error> {
         let end = self.check_range(ipa, size)?;
         let mut visitor = Collapse { blocks: 0 };

@@ -147,6 +147,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// [`Error::NoDirtyState`] if the table was made without [`Config::hd`](super::Config::hd); errors of the range.
+    ///
+    /// An example is at [`watch_writes`](Self::watch_writes).
     pub fn take_dirty(&self, ipa: Ipa, size: u64, then: Clean) -> Result<Vec<(Ipa, u64)>, Error> {
         let end = self.check_range(ipa, size)?;
         self.check_dirty_state()?;

@@ -185,6 +185,21 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// Errors of the range.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, Counting, Error, MapOptions, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// let table = Stage2::new(Config::kvm(geometry), Arena::new(ArenaOptions::default())?, Counting::new())?;
+    /// let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?;
+    /// view.write_protect(Ipa::new(0), 2 << 20)?;
+    /// assert_eq!(table.tlb().counts().tlbi(), 0); // a CPU may still write
+    /// view.flush_tlb(Ipa::new(0), 2 << 20)?;
+    /// assert_eq!(table.tlb().counts().tlbi_range, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn flush_tlb(&self, ipa: Ipa, size: u64) -> Result<(), Error> {
         let end = self.check_range(ipa, size)?;
         self.invalidate_span(ipa.get(), end);

@@ -89,6 +89,22 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// change, and a peer who at that moment unmaps or collapses tables of the same range makes more of them necessary.
     /// What he gave back serves, once it is free. If somebody else takes it first, or a walker keeps it, then
     /// [`Error::OutOfFrames`] may come part way (never under [`Existing::Error`]); doing the same again completes it.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, Error, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// let attrs = Attrs::new(Prot::RW);
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0x4000_0000), &attrs, MapOptions::default())?; // a block
+    /// let done = view.map(Ipa::new(0x1000), 0x2000, Pa::new(0x4000_1000), &attrs, MapOptions::default())?;
+    /// assert_eq!((done.bytes, done.kept), (0, 0x2000)); // it translated like that already
+    /// let fault = view.map(Ipa::new(0x1000), 0x1000, Pa::new(0x4000_1000), &attrs, MapOptions::FAULT);
+    /// assert!(matches!(fault, Err(Error::Again { .. }))); // another vCPU was faster
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn map(&self, ipa: Ipa, size: u64, pa: Pa, attrs: &Attrs, options: MapOptions) -> Result<Mapped, Error> {
         if self.map_leaf(|| self.access.pin(), &ByAccess, (ipa, size, pa), attrs, &options) {

@@ -90,6 +90,21 @@ impl<M: TableMemory, T: Tlb> Core<M, T> {
 
 impl<M: TableMemory, T: Tlb> Stage2<M, T> {
     /// What became of the frames of unlinked tables.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 0x1000, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // with two tables
+    /// view.unmap(Ipa::new(0), 0x1000)?;
+    /// view.drain();
+    /// let stats = table.reclaim_stats();
+    /// assert_eq!((stats.retired, stats.freed, stats.pending), (2, 2, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reclaim_stats(&self) -> ReclaimStats {
         let backlog = &self.core.backlog;
         ReclaimStats {

@@ -88,6 +88,20 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// [`Error::Address`] beyond the IPA space.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Level, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // one block
+    /// let block = view.lookup(Ipa::new(0x1234))?;
+    /// assert_eq!((block.level, block.base), (Level::L2, Ipa::new(0)));
+    /// assert!(view.lookup(Ipa::new(2 << 20))?.pte.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn lookup(&self, ipa: Ipa) -> Result<Lookup, Error> {
         self.lookup_by(|| self.access.pin(), &ByAccess, ipa)
@@ -127,6 +141,19 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// The [`Fault`] that the guest's access takes. An IPA beyond the IPA space is a translation fault at level 0.
+    ///
+    /// ```
+    /// # use s2pt::arch::{AccessKind, Attrs, Geometry, GeometryOptions, Ipa, Level, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // one block
+    /// assert_eq!(view.translate(Ipa::new(0x1234), AccessKind::Write).unwrap().pa, Pa::new(0x1234));
+    /// assert_eq!(view.translate(Ipa::new(2 << 20), AccessKind::Read).unwrap_err().level, Level::L2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn translate(&self, ipa: Ipa, access: AccessKind) -> Result<Translation, Fault> {
         self.translate_by(|| self.access.pin(), &ByAccess, ipa, access)
@@ -201,6 +228,20 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
     ///
     /// # Errors
     /// Errors of the range.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // one block
+    /// view.protect(Ipa::new(0), 0x1000, Prot::R)?;
+    /// assert_eq!(view.leaves(Ipa::new(0x1f_f000), 0x2000)?.next().unwrap().ipa, Ipa::new(0x1f_f000));
+    /// assert_eq!(view.leaves(Ipa::new(0), 2 << 20)?.count(), 512);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn leaves(&self, ipa: Ipa, size: u64) -> Result<Leaves<'_, 't, M, T, A>, Error>
     where
         A: Sized,

@@ -25,6 +25,20 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     ///
     /// # Errors
     /// [`Error::Again`] on a handle that does not wait, if a peer takes the tables apart as they are read.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Level, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // one block
+    /// let mut levels = Vec::new();
+    /// view.for_each_raw(|entry| levels.push(entry.level))?;
+    /// assert_eq!(levels, [Level::L1, Level::L2]); // the entry of a table, and in it the block
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn for_each_raw(&self, mut each: impl FnMut(Raw)) -> Result<(), Error> {
         self.for_each_entry_once(|_, at, pte| {
             if !pte.is_empty() {

@@ -127,6 +127,19 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// # Errors
     /// [`Error::OutOfFrames`] if the tables for all of it are not to be had: nothing was cut then, save in the corner that
     /// [`map`](Self::map) names (KVM's semantics: what there were frames for); errors of the range.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Level, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // one block
+    /// assert_eq!(view.split(Ipa::new(0x1000), 0x1000, Level::L3)?, 1);
+    /// assert_eq!(view.leaves(Ipa::new(0), 2 << 20)?.count(), 512);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn split(&self, ipa: Ipa, size: u64, to: Level) -> Result<u64, Error> {
         let end = self.check_range(ipa, size)?;
         let down = DownTo { to, set: 0 };

@@ -147,6 +147,19 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// # Errors
     /// [`Error::Alignment`], [`Error::ZeroSize`], [`Error::Address`]; [`Error::OutOfFrames`] if a block at an end of the
     /// range cannot be cut. Nothing was removed then, save in the corner that [`map`](Self::map) names.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // one block
+    /// assert_eq!(view.unmap(Ipa::new(0x1000), 0x1000)?, 0x1000); // of the block the rest stays
+    /// assert_eq!(view.unmap(Ipa::new(0), 4 << 20)?, (2 << 20) - 0x1000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn unmap(&self, ipa: Ipa, size: u64) -> Result<u64, Error> {
         self.unmap_by(|| self.access.pin(), &ByAccess, ipa, size)

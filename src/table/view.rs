@@ -19,6 +19,11 @@ pub type Handle<'t, M, T = Null> = View<'t, M, T, Local>;
 pub type Exclusive<'t, M, T = Null> = View<'t, M, T, Alone>;
 
 /// A way into a table, shared or exclusive by its access mode `A`. All operations are defined on it.
+///
+/// A shared view belongs to one thread. Any number of threads, each with its own, may do anything at the same time, on any
+/// ranges: each entry changes atomically, and what a call takes away no CPU uses when it returns. Ranges are given in
+/// bytes and are never rounded: one that is misaligned, empty or beyond the IPA space is refused before anything changes
+/// (in the methods below: "errors of the range").
 pub struct View<'t, M: TableMemory, T: Tlb, A: Access> {
     /// What retired frames keep until they are free.
     pub(crate) owner: &'t Arc<Core<M, T>>,
@@ -62,7 +67,7 @@ impl<'t, M: TableMemory, T: Tlb> Handle<'t, M, T> {
     /// eight frames it does so once in eight times. A cache belongs to one thread, and to this table's memory.
     ///
     /// # Panics
-    /// If the cache was not made for [`Stage2::memory`] of this table.
+    /// If the cache was not made for [`Stage2::memory`](super::Stage2::memory) of this table.
     ///
     /// ```
     /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
@@ -93,6 +98,19 @@ impl<'t, M: TableMemory, T: Tlb> Handle<'t, M, T> {
     /// The same handle for a fault path: where a peer holds an entry LOCKED it answers [`Error::Again`] at once, so
     /// that the vCPU can re-enter the guest, instead of waiting for him. A range of several leaves may have been changed up
     /// to the address that the error names; doing the same again completes it.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Level, Pa, Prot, Pte};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, Error, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // one block
+    /// view.poke(Ipa::new(0), Level::L2, Pte::LOCKED)?; // as if a peer were between break and make
+    /// assert!(matches!(view.without_waiting().unmap(Ipa::new(0), 2 << 20), Err(Error::Again { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn without_waiting(&self) -> Self {
         self.impatient()
@@ -149,6 +167,19 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
 
     /// The same view, of which each call may take `frames` table frames at most: what KVM's callers put into the cache that
     /// they pass. A call that needs more answers [`Error::OutOfFrames`].
+    ///
+    /// ```
+    /// # use s2pt::arch::{Attrs, Geometry, GeometryOptions, Ipa, Pa, Prot};
+    /// # use s2pt::memory::{Arena, ArenaOptions};
+    /// # use s2pt::table::{Config, Error, MapOptions, Null, Stage2};
+    /// # let geometry = Geometry::new(GeometryOptions::default())?;
+    /// # let table = Stage2::new(Config::new(geometry), Arena::new(ArenaOptions::default())?, Null)?;
+    /// # let view = table.handle();
+    /// view.map(Ipa::new(0), 2 << 20, Pa::new(0), &Attrs::new(Prot::RW), MapOptions::default())?; // one block
+    /// let refused = view.with_frames(0).unmap(Ipa::new(0), 0x1000); // to keep the rest takes a table
+    /// assert!(matches!(refused, Err(Error::OutOfFrames { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn with_frames(&self, frames: usize) -> Self {
         View { frames, ..self.again() }
@@ -175,7 +206,8 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Waits until every retired frame is back in the memory.
     ///
     /// It waits for every other thread's walk that was under way to end, so it must not be called from inside a walk
-    /// (a sink, a visitor).
+    /// (a sink, a visitor, a [`Stay`](super::Stay)). An example is at
+    /// [`Stage2::reclaim_stats`](super::Stage2::reclaim_stats).
     pub fn drain(&self) {
         drain(self.core, &self.access);
     }

@@ -29,6 +29,8 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     ///
     /// # Errors
     /// [`Error::NoSlot`].
+    ///
+    /// An example is at [`move_slot`](Self::move_slot).
     pub fn delete_slot(&self, id: u32) -> Result<Slot, Error> {
         let _changing = self.slots.change();
         let (rest, gone) = self.slots.current().without(id)?;
@@ -41,6 +43,21 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     ///
     /// # Errors
     /// As [`create_slot`](Self::create_slot), and [`Error::NoSlot`]; then the slot is where it was.
+    ///
+    /// ```
+    /// # use s2pt::arch::{AccessKind, Ipa, Pa};
+    /// # use s2pt::vm::{Slot, VmOptions};
+    /// # let vm = VmOptions::default().build(s2pt::table::Null)?;
+    /// # vm.create_slot(Slot::linear(0, Ipa::new(0x8000_0000), 64 << 20, Pa::new(0x4000_0000)))?;
+    /// # let mut vcpu = vm.vcpu();
+    /// vcpu.access(Ipa::new(0x8000_1000), AccessKind::Write)?;
+    /// vm.move_slot(0, Ipa::new(0x1_0000_0000))?;
+    /// assert_eq!(vcpu.access(Ipa::new(0x1_0000_1000), AccessKind::Read)?.pa, Pa::new(0x4000_1000));
+    /// assert!(vcpu.access(Ipa::new(0x8000_1000), AccessKind::Read).is_err()); // an exit: no memory is there now
+    /// vm.delete_slot(0)?;
+    /// assert!(vm.slots().is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn move_slot(&self, id: u32, ipa: Ipa) -> Result<(), Error> {
         let _changing = self.slots.change();
         let (rest, gone) = self.slots.current().without(id)?;

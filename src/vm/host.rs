@@ -16,6 +16,18 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     ///
     /// # Errors
     /// [`Error::Table`] for a range that is misaligned, empty or beyond the IPA space.
+    ///
+    /// ```
+    /// # use s2pt::arch::{AccessKind, Ipa, Pa};
+    /// # use s2pt::vm::{Slot, VmOptions};
+    /// # let vm = VmOptions::default().build(s2pt::table::Null)?;
+    /// # vm.create_slot(Slot::linear(0, Ipa::new(0x8000_0000), 64 << 20, Pa::new(0x4000_0000)))?;
+    /// # let mut vcpu = vm.vcpu();
+    /// vcpu.access(Ipa::new(0x8000_1000), AccessKind::Write)?; // maps a block
+    /// assert_eq!(vm.write_protect(Ipa::new(0x8000_0000), 0x1000)?.leaves, 1);
+    /// assert!(vcpu.translate(Ipa::new(0x8000_1000), AccessKind::Write).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn write_protect(&self, ipa: Ipa, size: u64) -> Result<Changed, Error> {
         self.write_protect_by(&self.stage2.handle(), ipa, size)
     }
@@ -42,6 +54,17 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     /// # Errors
     /// [`Error::Table`] for a range that is misaligned, empty or beyond the IPA space, or without frames for the tables;
     /// gigabytes before the one that failed are split then.
+    ///
+    /// ```
+    /// # use s2pt::arch::{AccessKind, Ipa, Pa};
+    /// # use s2pt::vm::{Slot, VmOptions};
+    /// # let vm = VmOptions::default().build(s2pt::table::Null)?;
+    /// # vm.create_slot(Slot::linear(0, Ipa::new(0x8000_0000), 64 << 20, Pa::new(0x4000_0000)))?;
+    /// # let mut vcpu = vm.vcpu();
+    /// vcpu.access(Ipa::new(0x8000_1000), AccessKind::Write)?; // maps a block
+    /// assert_eq!(vm.split(Ipa::new(0x8000_0000), 64 << 20)?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn split(&self, ipa: Ipa, size: u64) -> Result<u64, Error> {
         let end = self.check_range(ipa, size)?;
         let handle = self.stage2.handle();

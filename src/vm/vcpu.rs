@@ -167,6 +167,17 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
     ///
     /// # Errors
     /// [`AccessError`] if the access exits (no memory there) or a fault cannot be handled.
+    ///
+    /// ```
+    /// # use s2pt::arch::{AccessKind, Ipa, Pa};
+    /// # use s2pt::vm::{Slot, VmOptions};
+    /// # let vm = VmOptions::default().build(s2pt::table::Null)?;
+    /// # vm.create_slot(Slot::linear(0, Ipa::new(0x8000_0000), 64 << 20, Pa::new(0x4000_0000)))?;
+    /// # let mut vcpu = vm.vcpu();
+    /// assert_eq!(vcpu.access(Ipa::new(0x8000_1234), AccessKind::Write)?.pa, Pa::new(0x4000_1234));
+    /// assert_eq!(vcpu.counters().total(), 1); // one fault, which mapped a block
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn access(&mut self, ipa: Ipa, access: AccessKind) -> Result<Translation, AccessError> {
         let hit = match self.handle.translate(ipa, access) {

@@ -20,6 +20,8 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     ///
     /// # Errors
     /// [`Error::NoSlot`], [`Error::NotLogging`], [`Error::NoMemory`].
+    ///
+    /// An example is at [`enable_dirty_log`](Self::enable_dirty_log).
     pub fn dirty_log(&self, id: u32) -> Result<Vec<u64>, Error> {
         let (slot, log) = self.logged(id)?;
         let handle = self.stage2.handle();
@@ -61,6 +63,20 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     /// # Errors
     /// [`Error::NoSlot`]; [`Error::NotLogging`]; [`Error::ClearRange`] unless `first_page` and `pages` are multiples of 64
     /// inside the slot, where `pages` may also end exactly at its end; [`Error::BitmapLength`].
+    ///
+    /// ```
+    /// # use s2pt::arch::{AccessKind, Ipa, Pa};
+    /// # use s2pt::vm::{DirtyLogMode, Slot, VmOptions};
+    /// # let vm = VmOptions::default().build(s2pt::table::Null)?;
+    /// # vm.create_slot(Slot::linear(0, Ipa::new(0x8000_0000), 64 << 20, Pa::new(0x4000_0000)))?;
+    /// # let mut vcpu = vm.vcpu();
+    /// vm.enable_dirty_log(0, DirtyLogMode::Manual)?;
+    /// vcpu.access(Ipa::new(0x8000_3000), AccessKind::Write)?;
+    /// let dirty = vm.dirty_log(0)?;
+    /// vm.clear_dirty_log(0, 0, 64, &dirty)?; // of the first 64 pages
+    /// assert_eq!((dirty[0], vm.dirty_log(0)?[0]), (1 << 3, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn clear_dirty_log(&self, id: u32, first_page: u64, pages: u64, bitmap: &[u64]) -> Result<(), Error> {
         let (slot, log) = self.logged(id)?;
         let in_slot = first_page <= log.pages && pages <= log.pages - first_page;
