@@ -244,7 +244,18 @@ class Migrate:
     costs: Costs = FREE
 
     def job(self) -> MigrateJob:
-        """Prepare the run, for who wants to watch it himself; nothing runs yet."""
+        """Prepare the run, for who wants to watch it himself; nothing runs yet.
+
+        Returns
+        -------
+        MigrateJob
+            With ``start()``, ``wait(timeout_s)``, ``progress()``, ``cancel()`` and ``result()``.
+
+        Raises
+        ------
+        OptionError, AlignmentError
+            An option is wrong.
+        """
         return MigrateJob(
             memory=parse_size(self.memory),
             vcpus=self.vcpus,
@@ -292,6 +303,12 @@ class Migrate:
         BaseException
             Whatever came up while waiting, `KeyboardInterrupt` first of all: it ends the migration, and its attribute
             ``report`` is what there was up to there.
+
+        Examples
+        --------
+        >>> report = Migrate(memory="2MiB", log="ring", warm_up_s=0.001).run()
+        >>> report.complete, report.lost_bytes, report.wrong_reads
+        (True, 0, 0)
         """
         return _running.run(self.job(), report, progress, poll_s, f"{self}:")
 

@@ -189,6 +189,22 @@ impl PyMachine {
     /// Look whether any CPU holds, or uses, more than the table gives, and whether what hardware noted is still there.
     ///
     /// Nothing else may run meanwhile. Returns how many violations that added.
+    ///
+    /// Returns
+    /// -------
+    /// int
+    ///     How many violations that added.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Machine, Stage2
+    /// >>> s2 = Stage2()
+    /// >>> machine = Machine(s2, cpus=2)
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
+    /// >>> _ = machine.cpus[0].read(0x1000)
+    /// >>> _ = s2.poke(0x1000, 3, 0)  # no break, no TLBI
+    /// >>> machine.audit() > 0, machine.violations[0].kind
+    /// (True, 'stale')
     fn audit(&self, py: Python<'_>) -> PyResult<u64> {
         self.walked.away(py, || self.machine.audit())
     }
@@ -206,17 +222,62 @@ impl PyMachine {
     /// -------
     /// int
     ///     How many violations that added.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Machine, Stage2
+    /// >>> s2 = Stage2()
+    /// >>> machine = Machine(s2, cpus=2)
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
+    /// >>> machine.cpus[0].write(0x1000, 1)
+    /// >>> _ = s2.unmap(0x1000, 4096)
+    /// >>> machine.check(0x1000, 4096)
+    /// 0
     fn check(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<u64> {
         self.walked.away(py, || self.machine.check(&self.port, ipa.0, size.0))
     }
 
     /// Take what hardware noted of a range: who has just taken rights, access flags or mappings away there says so, since
     /// what is then missing was not lost.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Its first address.
+    /// size : int or str
+    ///     Its bytes.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Machine, Stage2
+    /// >>> s2 = Stage2()
+    /// >>> machine = Machine(s2, cpus=2)
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
+    /// >>> machine.cpus[0].write(0x1000, 1)
+    /// >>> _ = s2.unmap(0x1000, 4096)  # by who means to lose what was noted there
+    /// >>> machine.forget(0x1000, 4096)
+    /// >>> machine.audit()
+    /// 0
     fn forget(&self, py: Python<'_>, ipa: IpaArg, size: SizeArg) -> PyResult<()> {
         self.walked.away(py, || self.machine.forget(&self.port, ipa.0, size.0))
     }
 
     /// The last happenings, a list of `s2pt.machine.LogEntry` in order.
+    ///
+    /// Returns
+    /// -------
+    /// list of s2pt.machine.LogEntry
+    ///     As many as the machine keeps (`log`); they stay in it.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Machine, Stage2
+    /// >>> s2 = Stage2()
+    /// >>> machine = Machine(s2, cpus=2)
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
+    /// >>> machine.cpus[0].write(0x1000, 1)
+    /// >>> [entry.kind for entry in machine.log()[-2:]]
+    /// ['fill', 'write']
     fn log<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         let class = CLASS.import(py, "s2pt.machine", "LogEntry")?;
@@ -253,6 +314,25 @@ impl PyMachine {
     /// Returns
     /// -------
     /// bytes
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError
+    ///     `pa` or `size` is no multiple of 8.
+    /// OptionError
+    ///     More than 1 GiB.
+    /// AddressError
+    ///     There is not memory at all of it.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Machine, Stage2
+    /// >>> s2 = Stage2()
+    /// >>> machine = Machine(s2, cpus=2)
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
+    /// >>> machine.cpus[0].write(0x1008, 0x1122)
+    /// >>> machine.memory(0x1000, 16).hex()
+    /// '00000000000000002211000000000000'
     fn memory<'py>(&self, py: Python<'py>, pa: PaArg, size: SizeArg) -> PyResult<Bound<'py, pyo3::types::PyBytes>> {
         if !pa.0.is_aligned(8) || !size.0.is_multiple_of(8) {
             let message = format!("pa {} and size {:#x} must be multiples of 0x8", pa.0, size.0);

@@ -26,19 +26,13 @@ use super::hook::{self, Hook};
 use super::open::{Open, Table};
 use super::sink::{Sink, Watch};
 use super::{error, exit, types};
-use crate::arch::{BlockRule, Geometry, GeometryOptions, Granule, Pa, Pte};
-use crate::memory::{Arena, ArenaOptions, TableMemory};
+use crate::arch::{BlockRule, Geometry, GeometryOptions, Granule, Pte};
+use crate::memory::{Arena, TableMemory};
 use crate::sync::{Arc, RwLock};
 use crate::table::{Config, Handle};
 
 /// Bytes of the range, in pages, from which on a call may take more than about 10 microseconds: then it detaches.
 pub const LONG: u64 = 1024;
-
-/// Most table frames of one Python table, where the PA space has room for as many.
-const MOST_FRAMES: u64 = 1 << 20;
-
-/// Where table frames start, where the PA space is large enough.
-const FIRST_FRAME: u64 = 1 << 32;
 
 /// A live stage-2 table that any number of threads may change at once.
 ///
@@ -250,7 +244,7 @@ impl PyStage2 {
         let quota = frames.map(|frames| unsigned("frames", frames)).transpose()?;
         let stall = stall_tlbi_ns.stall(stall_how);
         let sink = Sink::new(watch(sink)?, stall);
-        let arena = Arena::new(room(&geometry, quota)).map_err(|refused| error::arena(py, refused))?;
+        let arena = Arena::new(frames::room(&geometry, quota)).map_err(|refused| error::arena(py, refused))?;
         let table = Table::new(config, arena, sink).map_err(|refused| error::table(py, refused))?;
         Ok(Self {
             table: RwLock::new(Some(Arc::new(Open::new(table)))),
@@ -317,6 +311,15 @@ impl PyStage2 {
     ///
     /// 0x400 leaves the entry LOCKED, as a peer would who never comes back.
     ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Any byte address.
+    /// level : int
+    ///     At which level the entry is, -1..3.
+    /// value : int
+    ///     Its 64 bits.
+    ///
     /// Raises
     /// ------
     /// AddressError, LevelError
@@ -349,6 +352,13 @@ impl PyStage2 {
     /// Give the table up. Calls that other threads have under way end as if nothing happened; then its memory is freed.
     ///
     /// Every later call raises ClosedError, except `close` itself, `closed` and `repr`.
+    ///
+    /// Examples
+    /// --------
+    /// >>> with Stage2() as s2:  # closes it at the end
+    /// ...     _ = s2.map(0x1000, 4096, pa=0x1000)
+    /// >>> s2.closed
+    /// True
     fn close(&self, py: Python<'_>) {
         let table = self
             .table
@@ -385,18 +395,5 @@ fn watch(sink: Option<&Bound<'_, PyAny>>) -> PyResult<Watch> {
         None => Ok(Watch::Nobody),
         Some(function) if function.is_callable() => Ok(Watch::Hook(Hook::new(function.clone().unbind()))),
         Some(name) => Ok(name.extract::<WatchArg>()?.watch()),
-    }
-}
-
-/// Table memory in the lower three quarters of the PA space.
-fn room(geometry: &Geometry, quota: Option<u64>) -> ArenaOptions {
-    let granule = geometry.granule();
-    let quarter = geometry.pa_limit() / 4;
-    ArenaOptions {
-        base: Pa::new(FIRST_FRAME.min(quarter)),
-        granule,
-        // The arena reserves twice as much: at most half of the PA space.
-        capacity_frames: MOST_FRAMES.min(quarter / granule.size()) as usize,
-        quota: quota.map(|frames| usize::try_from(frames).unwrap_or(usize::MAX)),
     }
 }

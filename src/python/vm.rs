@@ -154,12 +154,32 @@ impl PyVm {
     }
 
     /// Count table frames and leaves by level, a `s2pt.types.Stats`.
+    ///
+    /// Returns
+    /// -------
+    /// s2pt.types.Stats
+    ///     Beside writers each number is of some moment during the count.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let census = self.away(py, || self.vm.stage2().handle().stats())?;
         types::stats(py, &self.vm.stage2().config().geometry, &census)
     }
 
     /// How much maintenance there was so far, by kind; None if the VM does not count.
+    ///
+    /// Returns
+    /// -------
+    /// dict of str to int, or None
+    ///     Numbers of stores to entries, TLBIs of each kind, barriers, cache operations, frames.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import s2pt
+    /// >>> vm = s2pt.Vm(memory="64MiB")
+    /// >>> _ = vm.access(0x4000_0000, "w")
+    /// >>> before = vm.counts()["tlbi_ipa"]
+    /// >>> _ = vm.take_back(0x4000_0000, "2MiB")
+    /// >>> before, vm.counts()["tlbi_ipa"]
+    /// (0, 1)
     fn counts<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         match self.vm.stage2().tlb().watch() {
             Watch::Counting(counting) => events::counts(py, &counting.counts()).map(Some),

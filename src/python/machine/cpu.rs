@@ -92,6 +92,13 @@ fn access(py: Python<'_>, ipa: IpaArg, kind: AccessKind, bytes: Number, value: u
 impl PyCpu {
     /// Read `size` bytes, little-endian, as an int.
     ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     A multiple of `size`.
+    /// size : int
+    ///     Bytes: 1, 2, 4 or 8.
+    ///
     /// Raises
     /// ------
     /// Fault
@@ -100,12 +107,31 @@ impl PyCpu {
     ///     There is no memory slot of the VM.
     /// AlignmentError, OptionError
     ///     It is no access.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Machine, Stage2
+    /// >>> s2 = Stage2()
+    /// >>> cpu = Machine(s2).cpus[0]
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
+    /// >>> cpu.write(0x1000, 0x1122)
+    /// >>> hex(cpu.read(0x1000, size=1))
+    /// '0x22'
     #[pyo3(signature = (ipa, size = Number(8)), text_signature = "($self, ipa, size=8)")]
     fn read(&self, py: Python<'_>, ipa: IpaArg, size: Number) -> PyResult<u64> {
         self.execute(py, access(py, ipa, AccessKind::Read, size, 0)?)
     }
 
     /// Write the lowest `size` bytes of an int, little-endian. Raises as `read`.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     A multiple of `size`.
+    /// value : int
+    ///     What is written; it fits in `size` bytes.
+    /// size : int
+    ///     Bytes: 1, 2, 4 or 8.
     #[pyo3(signature = (ipa, value, size = Number(8)), text_signature = "($self, ipa, value, size=8)")]
     fn write(&self, py: Python<'_>, ipa: IpaArg, value: Number, size: Number) -> PyResult<()> {
         self.execute(py, access(py, ipa, AccessKind::Write, size, value.0)?)
@@ -113,6 +139,11 @@ impl PyCpu {
     }
 
     /// Fetch the four bytes of an instruction, as an int. Raises as `read`.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     A multiple of 4.
     fn fetch(&self, py: Python<'_>, ipa: IpaArg) -> PyResult<u64> {
         self.execute(py, access(py, ipa, AccessKind::Execute, Number(4), 0)?)
     }
@@ -121,6 +152,28 @@ impl PyCpu {
     /// `finish`, or when a DSB of somebody's waits for it. Its fault is not handled.
     ///
     /// Raises as `read`.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     A multiple of `size`.
+    /// access : Access or str
+    ///     ``"r"``, ``"w"`` or ``"x"``.
+    /// value : int
+    ///     What a write stores.
+    /// size : int
+    ///     Bytes: 1, 2, 4 or 8.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Machine, Stage2
+    /// >>> s2 = Stage2()
+    /// >>> cpu = Machine(s2).cpus[0]
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
+    /// >>> cpu.begin(0x1000, "w", 42)  # has its translation, is not in memory
+    /// >>> _ = s2.unmap(0x1000, 4096)  # the DSB of its TLBI waits for the access
+    /// >>> print(cpu.finish())
+    /// None
     #[pyo3(signature = (ipa, access = AccessArg::READ, value = Number(0), size = Number(8)),
         text_signature = "($self, ipa, access='r', value=0, size=8)")]
     fn begin(&self, py: Python<'_>, ipa: IpaArg, access: AccessArg, value: Number, size: Number) -> PyResult<()> {
@@ -130,11 +183,32 @@ impl PyCpu {
     }
 
     /// Let the access in flight reach memory: what it read, or None if there is none, or it has.
+    ///
+    /// Returns
+    /// -------
+    /// int or None
+    ///     0 for a write.
     fn finish(&self, py: Python<'_>) -> PyResult<Option<u64>> {
         self.walked.away(py, || self.cpu.finish())
     }
 
     /// Read the translation of an address ahead of any access, as hardware may at any time.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Any byte address; where nothing translates it nothing happens.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Machine, Stage2
+    /// >>> s2 = Stage2()
+    /// >>> cpu = Machine(s2).cpus[0]
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
+    /// >>> cpu.speculate(0x1000)
+    /// >>> _ = cpu.read(0x1000)
+    /// >>> cpu.counts["hits"]
+    /// 1
     fn speculate(&self, py: Python<'_>, ipa: IpaArg) -> PyResult<()> {
         self.walked.away(py, || self.cpu.speculate(ipa.0))
     }

@@ -227,6 +227,15 @@ impl PyStage2 {
     /// Notes
     /// -----
     /// Releases the GIL. Each range has a TLBI of its own: where the ranges adjoin, one `unmap` is far cheaper.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import numpy as np
+    /// >>> s2 = Stage2()
+    /// >>> pages = np.arange(0x4000_0000, 0x4000_4000, 4096, dtype=np.uint64)
+    /// >>> _ = s2.map_many(pages, pages)
+    /// >>> s2.unmap_many(pages[::2])
+    /// 8192
     #[pyo3(signature = (ipa, size = None))]
     fn unmap_many(&self, py: Python<'_>, ipa: &Bound<'_, PyAny>, size: Option<SizeArg>) -> PyResult<u64> {
         let ipa = elements("ipa", ipa)?;

@@ -3,9 +3,29 @@
 use pyo3::prelude::*;
 
 use super::PyStage2;
-use crate::memory::TableMemory;
+use crate::arch::{Geometry, Pa};
+use crate::memory::{ArenaOptions, TableMemory};
 use crate::python::convert::Number;
 use crate::python::{error, hook, types};
+
+/// Most table frames of one Python table, where the PA space has room for as many.
+const MOST_FRAMES: u64 = 1 << 20;
+
+/// Where table frames start, where the PA space is large enough.
+const FIRST_FRAME: u64 = 1 << 32;
+
+/// Table memory in the lower three quarters of the PA space.
+pub fn room(geometry: &Geometry, quota: Option<u64>) -> ArenaOptions {
+    let granule = geometry.granule();
+    let quarter = geometry.pa_limit() / 4;
+    ArenaOptions {
+        base: Pa::new(FIRST_FRAME.min(quarter)),
+        granule,
+        // The arena reserves twice as much: at most half of the PA space.
+        capacity_frames: MOST_FRAMES.min(quarter / granule.size()) as usize,
+        quota: quota.map(|frames| usize::try_from(frames).unwrap_or(usize::MAX)),
+    }
+}
 
 #[pymethods]
 impl PyStage2 {
@@ -40,6 +60,13 @@ impl PyStage2 {
     /// -------
     /// s2pt.types.Stats
     ///     Beside writers each number is of some moment during the count.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> _ = s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// >>> s2.stats().leaves, s2.stats().mapped_bytes
+    /// ({1: 0, 2: 1, 3: 0}, 2097152)
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let (shape, census) = self.detached(py, |table| (table.config().geometry, table.stats()))?;
         types::stats(py, &shape, &census)
@@ -48,6 +75,20 @@ impl PyStage2 {
     /// Wait until every frame that was unlinked is free.
     ///
     /// Waits for the calls of other threads that were under way, at most.
+    ///
+    /// Raises
+    /// ------
+    /// S2ptError
+    ///     In a function that was given as `sink`: it would wait for the very call that the function is told of.
+    ///
+    /// Examples
+    /// --------
+    /// >>> s2 = Stage2()
+    /// >>> _ = s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// >>> _ = s2.unmap(0x4000_0000, "2MiB")
+    /// >>> s2.drain()
+    /// >>> s2.frames_in_use  # the root
+    /// 2
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
         // The frees that it would wait for come after the call that the function is told of.
         if hook::inside() {

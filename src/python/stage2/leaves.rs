@@ -71,11 +71,23 @@ impl PyStage2 {
 
     /// The leaves of a range as a structured numpy array; as `leaves`, without an object for each.
     ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Where the range starts, a multiple of the page size.
+    /// size : int or str, optional
+    ///     Bytes; without it: to the end of the IPA space.
+    ///
     /// Returns
     /// -------
     /// numpy.ndarray
     ///     One dimension; fields ipa, size, pa, level, prot, memtype (the descriptor's MemAttr), af, software, raw, each of
     ///     8 bytes (`level` signed, the others unsigned).
+    ///
+    /// Raises
+    /// ------
+    /// AlignmentError, AddressError
+    ///     An argument is wrong.
     ///
     /// Examples
     /// --------

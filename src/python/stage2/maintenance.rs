@@ -14,10 +14,21 @@ impl PyStage2 {
     ///
     /// With FEAT_S2FWB nothing is due, and the result is 0. With ``semantics="kvm"`` blocks count whole.
     ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Bytes, a multiple of the page size.
+    /// size : int or str
+    ///     Bytes, a multiple of the page size, not zero; or a text such as ``"2MiB"``.
+    ///
     /// Raises
     /// ------
     /// AlignmentError, AddressError
     ///     An argument is wrong.
+    ///
+    /// Notes
+    /// -----
+    /// Maintenance: one cache operation for each leaf.
     ///
     /// Examples
     /// --------
@@ -37,6 +48,13 @@ impl PyStage2 {
     /// Make every CPU forget what it has cached of a range: one range TLBI, or one of the whole VMID where the CPU has none.
     ///
     /// Calls invalidate by themselves what they must; only `write_protect` with ``semantics="kvm"`` leaves it to its caller.
+    ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Bytes, a multiple of the page size.
+    /// size : int or str
+    ///     Bytes, a multiple of the page size, not zero; or a text such as ``"2MiB"``.
     ///
     /// Raises
     /// ------

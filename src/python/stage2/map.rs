@@ -178,12 +178,27 @@ impl PyStage2 {
     /// What a block has outside the range stays as coarse as possible. A block that a split made and another split
     /// counts like any other. Translations and attributes stay as they are.
     ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Bytes, a multiple of the page size.
+    /// size : int or str
+    ///     Bytes, a multiple of the page size, not zero; or a text such as ``"2MiB"``.
+    /// level : int or str
+    ///     Where a leaf may stand at the coarsest: a level number, 3 for pages.
+    /// budget : int, optional
+    ///     How many table frames the call may take.
+    ///
     /// Raises
     /// ------
     /// AlignmentError, AddressError, LevelError
     ///     An argument is wrong.
     /// OutOfFramesError
     ///     Too few frames, or `budget` is less than it takes: each split needs one.
+    ///
+    /// Notes
+    /// -----
+    /// Maintenance: break-before-make with one broadcast TLBI for each block, before the call returns.
     ///
     /// Examples
     /// --------
@@ -224,10 +239,22 @@ impl PyStage2 {
     /// equal attributes (the access flag aside: the block is young if any leaf was), and their output is one contiguous
     /// piece aligned to the block's size. Blocks so made may in turn make up a larger one, and all count.
     ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Bytes, a multiple of the page size.
+    /// size : int or str
+    ///     Bytes, a multiple of the page size, not zero; or a text such as ``"2MiB"``.
+    ///
     /// Raises
     /// ------
     /// AlignmentError, AddressError
     ///     An argument is wrong.
+    ///
+    /// Notes
+    /// -----
+    /// Maintenance: one broadcast TLBI for each block, before it is visible; its table is freed after a grace period. A
+    /// table that a peer changes meanwhile stays.
     ///
     /// Examples
     /// --------

@@ -58,6 +58,16 @@ impl PyStage2 {
 
     /// Return the entry at which the walk for an address ends: a leaf, an empty one, or what else is there.
     ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Any byte address.
+    ///
+    /// Returns
+    /// -------
+    /// Entry
+    ///     Its 64 bits, its level, the first address that it is for, and what it is.
+    ///
     /// Raises
     /// ------
     /// AddressError

@@ -23,6 +23,16 @@ impl PyVm {
     ///     now, and what `clear_dirty_log` clears. ``"initially-set"``: every page counts as dirty at first, only what
     ///     `clear_dirty_log` clears is protected.
     ///
+    /// Raises
+    /// ------
+    /// S2ptError
+    ///     There is no such slot, or it is logged already.
+    ///
+    /// Notes
+    /// -----
+    /// Any write after the call is in a later harvest; faults map single pages until the log is off. Maintenance:
+    /// unless every page counts as dirty at first, one broadcast TLBI a gigabyte.
+    ///
     /// Examples
     /// --------
     /// >>> import s2pt
@@ -39,12 +49,41 @@ impl PyVm {
     }
 
     /// Stop logging a slot.
+    ///
+    /// Parameters
+    /// ----------
+    /// slot : int
+    ///     Its id.
+    ///
+    /// Raises
+    /// ------
+    /// S2ptError
+    ///     There is no such slot, or it is not logged.
+    ///
+    /// Notes
+    /// -----
+    /// Its pages stay as they are; faults merge them to blocks again.
     fn disable_dirty_log(&self, py: Python<'_>, slot: SlotId) -> PyResult<()> {
         self.away(py, || self.vm.disable_dirty_log(slot.0))?
             .map_err(|refused| error::vm(py, refused))
     }
 
     /// The dirty bitmap of a slot as a numpy array of uint64: bit ``n % 64`` of word ``n // 64`` is page `n`.
+    ///
+    /// Parameters
+    /// ----------
+    /// slot : int
+    ///     Its id.
+    ///
+    /// Raises
+    /// ------
+    /// S2ptError
+    ///     There is no such slot, or it is not logged.
+    ///
+    /// Notes
+    /// -----
+    /// In mode ``"auto"`` the bits are cleared and their pages protected: one TLBI over them, before the call returns.
+    /// In the other modes it is a copy.
     fn dirty_log<'py>(&self, py: Python<'py>, slot: SlotId) -> PyResult<Bound<'py, PyArray1<u64>>> {
         let words = self
             .away(py, || self.vm.dirty_log(slot.0))?
@@ -69,6 +108,22 @@ impl PyVm {
     ///     The pages do not start and end at words of the log, or the bitmap is too short.
     /// S2ptError
     ///     There is no such slot, or it is not logged.
+    ///
+    /// Notes
+    /// -----
+    /// Call it before the pages are copied. Only bits that are set in both are cleared. Maintenance: one broadcast TLBI
+    /// over what was protected, before the call returns.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import s2pt
+    /// >>> vm = s2pt.Vm(memory="64MiB")
+    /// >>> vm.enable_dirty_log(0, "manual")
+    /// >>> _ = vm.access(0x4000_3000, "w")
+    /// >>> dirty = vm.dirty_log(0)
+    /// >>> vm.clear_dirty_log(0, first_page=0, pages=64, bitmap=dirty[:1])
+    /// >>> int(dirty[0]), int(vm.dirty_log(0)[0])
+    /// (8, 0)
     fn clear_dirty_log(
         &self,
         py: Python<'_>,

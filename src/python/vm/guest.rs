@@ -20,6 +20,13 @@ const BETWEEN_LOOKS: usize = 64;
 impl PyVm {
     /// Execute an access as a guest does: ask the MMU, handle the faults that it reports, until it succeeds.
     ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Any byte address.
+    /// access : Access or str
+    ///     ``"r"``, ``"w"`` or ``"x"``.
+    ///
     /// Returns
     /// -------
     /// Translation
@@ -30,6 +37,17 @@ impl PyVm {
     ///     There is no memory there, or it may not be written: `reason` says so.
     /// OutOfFramesError
     ///     Too few frames for the tables.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import s2pt
+    /// >>> vm = s2pt.Vm(memory="64MiB")
+    /// >>> vm.access(0x4000_1234, "w")
+    /// Translation(pa=0x40001234, level=2, prot=RW, memtype=NORMAL)
+    /// >>> vm.access(0x900_0000)
+    /// Traceback (most recent call last):
+    ///     ...
+    /// s2pt.errors.GuestExit: access to 0x9000000 exits: mmio
     #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
     fn access<'py>(&self, py: Python<'py>, ipa: IpaArg, access: AccessArg) -> PyResult<Bound<'py, PyAny>> {
         self.vm.check(py)?;
@@ -50,12 +68,27 @@ impl PyVm {
 
     /// Execute an access to each address of an array, by one vCPU; return how many faults that took.
     ///
+    /// Parameters
+    /// ----------
+    /// ipa : numpy.ndarray of uint64
+    ///     Any byte addresses, one dimension.
+    /// access : Access or str
+    ///     ``"r"``, ``"w"`` or ``"x"``.
+    ///
     /// Raises
     /// ------
     /// GuestExit, OutOfFramesError
     ///     As for `access`, with the element's index as `index`; the accesses before it are done.
     /// KeyboardInterrupt
     ///     Between two accesses: those before it are done.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import numpy as np
+    /// >>> import s2pt
+    /// >>> vm = s2pt.Vm(memory="64MiB")
+    /// >>> vm.touch(np.arange(0x4000_0000, 0x4400_0000, 4096, dtype=np.uint64), "w")  # one for each block of 2 MiB
+    /// 32
     #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
     fn touch(&self, py: Python<'_>, ipa: &Bound<'_, PyAny>, access: AccessArg) -> PyResult<u64> {
         let ipa = arrays::elements("ipa", ipa)?;
@@ -80,6 +113,20 @@ impl PyVm {
     }
 
     /// What the MMU answers to an access at this moment; as `Stage2.translate`.
+    ///
+    /// Raises
+    /// ------
+    /// TranslationFault, AccessFlagFault, PermissionFault
+    ///     The fault that the guest takes: `handle` handles it.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import s2pt
+    /// >>> vm = s2pt.Vm(memory="64MiB")
+    /// >>> vm.translate(0x4000_0000)
+    /// Traceback (most recent call last):
+    ///     ...
+    /// s2pt.errors.TranslationFault: IPA 0x40000000: no translation at level 1
     #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
     fn translate<'py>(&self, py: Python<'py>, ipa: IpaArg, access: AccessArg) -> PyResult<Bound<'py, PyAny>> {
         self.vm.check(py)?;
@@ -110,6 +157,19 @@ impl PyVm {
     ///     ``"handled"`` with how (``"mapped"``, ``"collapsed"``, ``"relaxed"``, ``"split"``, ``"marked-young"``);
     ///     ``"again"`` with why (``"invalidated"``, ``"slots-changed"``, ``"peer"``): nothing was done; or ``"exit"`` with
     ///     the reason (``"mmio"``, ``"read-only"``, ``"fetch"``, ``"address-size"``).
+    ///
+    /// Raises
+    /// ------
+    /// AddressError, LevelError
+    ///     An argument is wrong.
+    /// OutOfFramesError
+    ///     Too few frames for the tables; nothing has changed.
+    ///
+    /// Notes
+    /// -----
+    /// It waits for no other vCPU and not for the host, except, under ``"serial"`` and ``"parallel"``, for the lock.
+    /// Maintenance: a TLBI on the calling core where a leaf was relaxed, break-before-make with a broadcast TLBI where
+    /// a block was split or made; cache operations on what is new in the guest, without FWB.
     ///
     /// Examples
     /// --------
@@ -149,10 +209,24 @@ impl PyVm {
 
     /// Handle the fault that three registers report; as `handle_fault`.
     ///
+    /// Parameters
+    /// ----------
+    /// esr, far, hpfar : int
+    ///     ESR_EL2, FAR_EL2 and HPFAR_EL2.
+    ///
     /// Raises
     /// ------
     /// S2ptError
     ///     The registers report no stage-2 fault of a guest.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import s2pt
+    /// >>> vm = s2pt.Vm(memory="64MiB")
+    /// >>> vm.handle_syndrome(esr=0x9200_0046, far=0x234, hpfar=0x40_0010)  # a write, translation fault at level 2
+    /// ('handled', 'mapped')
+    /// >>> hex(vm.translate(0x4000_1234).pa)
+    /// '0x40001234'
     fn handle_syndrome<'py>(
         &self,
         py: Python<'py>,
