@@ -1,4 +1,16 @@
-//! The Arm stage-2 page table as a library.
+//! The Arm stage-2 page table as a library: many threads change one live table at once, without a writer lock.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`arch`] | what the architecture says: addresses, geometry, descriptors, registers, syndromes, TLBIs |
+//! | [`memory`] | where frames for tables come from: a trait, and an arena |
+//! | [`table`] | the table itself: a [`Stage2`](table::Stage2), and a [`View`](table::View) with all its operations |
+//! | [`vm`] | what a hypervisor does around it: slots, faults, lock policies, dirty logs; whole experiments |
+//! | [`machine`] | simulated CPUs that walk a live table and say which rule of maintenance was broken |
+//! | [`image`] | tables in somebody's dump: walked, explained, compared, printed |
+//!
+//! Begin with the example at [`table::Stage2`]. Without the feature `std` the core is `no_std` + `alloc`: `arch`, the trait of
+//! `memory`, `table` and `image`. Nothing here executes a TLBI or a barrier: they go to a [`Tlb`](table::Tlb), as data.
 
 #![cfg_attr(not(any(feature = "std", loom, shuttle)), no_std)]
 
