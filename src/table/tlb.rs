@@ -108,49 +108,34 @@ impl Tlb for Null {
     fn event(&self, _: Event) {}
 }
 
-impl<T: Tlb> Tlb for &T {
-    const ACTIVE: bool = T::ACTIVE;
+/// What is pointed at hears everything.
+macro_rules! through {
+    ($($pointer:ty),*) => {$(
+        impl<T: Tlb> Tlb for $pointer {
+            const ACTIVE: bool = T::ACTIVE;
 
-    fn watches(&self) -> bool {
-        (**self).watches()
-    }
+            fn watches(&self) -> bool {
+                (**self).watches()
+            }
 
-    fn contents(&self) -> bool {
-        (**self).contents()
-    }
+            fn contents(&self) -> bool {
+                (**self).contents()
+            }
 
-    #[inline(always)]
-    fn listens(&self) -> bool {
-        (**self).listens()
-    }
+            #[inline(always)]
+            fn listens(&self) -> bool {
+                (**self).listens()
+            }
 
-    #[inline(always)]
-    fn event(&self, event: Event) {
-        (**self).event(event);
-    }
+            #[inline(always)]
+            fn event(&self, event: Event) {
+                (**self).event(event);
+            }
+        }
+    )*};
 }
 
-impl<T: Tlb> Tlb for Arc<T> {
-    const ACTIVE: bool = T::ACTIVE;
-
-    fn watches(&self) -> bool {
-        (**self).watches()
-    }
-
-    fn contents(&self) -> bool {
-        (**self).contents()
-    }
-
-    #[inline(always)]
-    fn listens(&self) -> bool {
-        (**self).listens()
-    }
-
-    #[inline(always)]
-    fn event(&self, event: Event) {
-        (**self).event(event);
-    }
-}
+through!(&T, Arc<T>);
 
 /// Both sinks see every step, the first one first.
 impl<A: Tlb, B: Tlb> Tlb for (A, B) {

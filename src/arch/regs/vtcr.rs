@@ -2,8 +2,6 @@
 
 mod fields;
 
-use core::fmt;
-
 use super::{bit, field};
 use crate::arch::{BlockRule, Geometry, GeometryOptions, Granule, Level};
 pub use fields::{VtcrError, VtcrFields};
@@ -38,6 +36,8 @@ const KNOWN: u64 = 0x0000_337f_fe6f_ffff;
 #[repr(transparent)]
 pub struct Vtcr(u64);
 
+register!(Vtcr);
+
 /// What [`Vtcr::build`] adds to the geometry. `Default`: 16-bit VMIDs and hardware access flag, as KVM on a CPU that
 /// has both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,18 +61,6 @@ impl Default for VtcrOptions {
 }
 
 impl Vtcr {
-    /// Wraps a register value; nothing is checked.
-    #[inline]
-    pub const fn new(raw: u64) -> Self {
-        Self(raw)
-    }
-
-    /// The register value.
-    #[inline]
-    pub const fn raw(self) -> u64 {
-        self.0
-    }
-
     /// The register for a table of this shape: write-back inner shareable walks, reserved bits as the architecture
     /// wants them.
     pub fn build(geometry: &Geometry, options: VtcrOptions) -> Self {
@@ -313,18 +301,6 @@ impl Vtcr {
                 max,
             })
         }
-    }
-}
-
-impl fmt::Debug for Vtcr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Vtcr({:#x})", self.0)
-    }
-}
-
-impl fmt::Display for Vtcr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
     }
 }
 

@@ -1,7 +1,5 @@
 //! VTTBR_EL2: where the root is, and whose it is.
 
-use core::fmt;
-
 use super::{Vtcr, bit, field};
 use crate::arch::{Geometry, Pa};
 
@@ -24,6 +22,8 @@ const VMID_SHIFT: u32 = 48;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Vttbr(u64);
+
+register!(Vttbr);
 
 /// The rule that a VTTBR_EL2 breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,18 +54,6 @@ pub enum VttbrError {
 }
 
 impl Vttbr {
-    /// Wraps a register value; nothing is checked.
-    #[inline]
-    pub const fn new(raw: u64) -> Self {
-        Self(raw)
-    }
-
-    /// The register value.
-    #[inline]
-    pub const fn raw(self) -> u64 {
-        self.0
-    }
-
     /// Alignment that the architecture wants of a root, in bytes: the bytes of its entries in use, at least 64 where
     /// addresses have 52 bits. Whole frames, as this crate and KVM allocate them, satisfy it.
     pub const fn root_alignment(geometry: &Geometry) -> u64 {
@@ -154,18 +142,6 @@ const LOW_ADDRESS: u64 = (1 << 48) - 1;
 /// With 52-bit physical addresses BADDR[5:2] holds address bits 51:48.
 const fn wide(geometry: &Geometry) -> bool {
     geometry.pa_bits() == 52
-}
-
-impl fmt::Debug for Vttbr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Vttbr({:#x})", self.0)
-    }
-}
-
-impl fmt::Display for Vttbr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
-    }
 }
 
 #[cfg(test)]

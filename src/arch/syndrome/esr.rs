@@ -1,9 +1,7 @@
 //! ESR_EL2 for aborts that a guest took.
 
-use core::fmt;
-
 use super::{AccessKind, FaultKind, FaultStatus};
-use crate::arch::regs::{bit, field};
+use crate::arch::regs::{bit, field, register};
 
 const EC_SHIFT: u32 = 26;
 const INSTRUCTION_ABORT: u8 = 0x20;
@@ -26,6 +24,8 @@ const WNR: u32 = 6;
 #[repr(transparent)]
 pub struct Esr(u64);
 
+register!(Esr);
+
 impl From<u64> for Esr {
     fn from(raw: u64) -> Self {
         Self(raw)
@@ -33,18 +33,6 @@ impl From<u64> for Esr {
 }
 
 impl Esr {
-    /// Wraps a register value.
-    #[inline]
-    pub const fn new(raw: u64) -> Self {
-        Self(raw)
-    }
-
-    /// The register value.
-    #[inline]
-    pub const fn raw(self) -> u64 {
-        self.0
-    }
-
     /// An abort from the guest with this status, without instruction syndrome; what a stage-1 walk did is a data abort.
     pub const fn abort(access: AccessKind, fsc: u8, s1ptw: bool) -> Self {
         let ec = match access {
@@ -179,17 +167,5 @@ impl Esr {
             FaultKind::Permission => self.s1ptw(),
             _ => false,
         }
-    }
-}
-
-impl fmt::Debug for Esr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Esr({:#x})", self.0)
-    }
-}
-
-impl fmt::Display for Esr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
     }
 }
