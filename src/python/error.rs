@@ -210,9 +210,10 @@ pub fn build(py: Python<'_>, error: BuildError) -> PyErr {
 /// The exception for a dirty-log run that was refused or ended early.
 pub fn workload(py: Python<'_>, error: &WorkloadError) -> PyErr {
     match *error {
-        WorkloadError::Option { .. } | WorkloadError::SlotTooSmall { .. } | WorkloadError::SlotsApart { .. } => {
-            option(py, error.to_string())
-        }
+        WorkloadError::Option { .. }
+        | WorkloadError::SlotTooSmall { .. }
+        | WorkloadError::SlotsApart { .. }
+        | WorkloadError::NoRoom { .. } => option(py, error.to_string()),
         WorkloadError::Alignment { .. } | WorkloadError::NoBlocks { .. } => alignment(py, error.to_string()),
         WorkloadError::Vm(error) => vm(py, error),
         _ => base(py, error.to_string()),

@@ -7,6 +7,7 @@ use super::crew::{self, Crew};
 use super::error::WorkloadError;
 use super::load::{Load, Region, each};
 use super::report::{Expected, Maintenance, RunReport};
+use super::room::Filled;
 use super::steps::{Steps, fresh};
 use crate::arch::{AccessKind, Ipa};
 use crate::memory::TableMemory;
@@ -101,7 +102,7 @@ impl AccessTracking {
         slot: u32,
         control: &Control,
     ) -> Result<RunReport<AccessPhase>, WorkloadError> {
-        let region = self.load.check(vm, slot)?;
+        let region = self.check(vm, slot)?;
         let accesses = region.accesses();
         control.start(accesses * PHASES.len() as u64);
         let young = Mutex::new(0);
@@ -131,9 +132,16 @@ impl AccessTracking {
     /// Refuses what [`run`](Self::run) would refuse before it starts.
     ///
     /// # Errors
-    /// [`WorkloadError`]: an option outside its range, slots that are not there or too small.
+    /// [`WorkloadError`]: an option outside its range, slots that are not there or too small, more than the machine has room
+    /// for.
     pub fn validate<M: TableMemory, T: Tlb>(&self, vm: &Vm<M, T>, slot: u32) -> Result<(), WorkloadError> {
-        self.load.check(vm, slot).map(drop)
+        self.check(vm, slot).map(drop)
+    }
+
+    fn check<M: TableMemory, T: Tlb>(&self, vm: &Vm<M, T>, slot: u32) -> Result<Region, WorkloadError> {
+        let region = self.load.check(vm, slot)?;
+        Filled::tables(vm, &region, false).check()?;
+        Ok(region)
     }
 }
 

@@ -64,6 +64,19 @@ pub enum WorkloadError {
         /// Why.
         reason: AccessError,
     },
+    /// The run would fill more memory than the machine has.
+    #[error(
+        "the run would take {} MiB of memory ({} for the guest's bytes, {} for tables), and {} MiB are available",
+        mebibytes(*guest).saturating_add(mebibytes(*tables)), mebibytes(*guest), mebibytes(*tables), available >> 20
+    )]
+    NoRoom {
+        /// Bytes of the guest's, where they are real.
+        guest: u64,
+        /// Bytes of table frames.
+        tables: u64,
+        /// Bytes that could be had.
+        available: u64,
+    },
     /// There is no address space for the guest's memory once more.
     #[error("no address space for {bytes:#x} bytes of guest memory")]
     Memory {
@@ -73,6 +86,10 @@ pub enum WorkloadError {
     /// There are not enough threads.
     #[error(transparent)]
     Threads(#[from] NoThreads),
+}
+
+const fn mebibytes(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
 }
 
 /// Refuses a number outside its range.

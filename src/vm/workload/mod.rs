@@ -14,6 +14,7 @@ mod migrate;
 mod page_table;
 mod random;
 pub(crate) mod report;
+mod room;
 mod steps;
 
 pub use access_tracking::{AccessPhase, AccessTracking};

@@ -8,6 +8,7 @@ use super::crew::{self, Crew};
 use super::error::WorkloadError;
 use super::load::{Load, Region, each};
 use super::report::{Expected, Maintenance, RunReport};
+use super::room::Filled;
 use super::steps::{Steps, fresh};
 use crate::arch::{AccessKind, Ipa};
 use crate::memory::TableMemory;
@@ -98,7 +99,8 @@ impl PageTable {
     /// `control` shows the progress in accesses. Through it the run can be ended early: the report has the stages up to there.
     ///
     /// # Errors
-    /// [`WorkloadError`]: the memory is whole pages of the host, and mapped so. The log is off then too.
+    /// [`WorkloadError`]: the memory is whole pages of the host, and mapped so; the machine has room for it. The log is off then
+    /// too.
     ///
     /// # Panics
     /// If a vCPU thread panicked, with its message.
@@ -172,7 +174,15 @@ impl PageTable {
                 required: size,
             });
         }
-        let large = region.bytes / size;
+        let (large, each) = (region.bytes / size, size / region.page);
+        // Before the leaves are counted, one by one. A block that is broken takes a table at least; with KVM's semantics the
+        // reads of its second half find nothing then, and map it page by page.
+        let entries = match each {
+            1 => 1,
+            _ if vm.kvm() => (each / 2).max(region.page / 8),
+            _ => region.page / 8,
+        };
+        Filled::pages(large.saturating_mul(entries)).check()?;
         if region.leaves(vm).is_none_or(|leaves| leaves.all() != large) {
             return Err(WorkloadError::NoBlocks { slot, size });
         }
@@ -180,7 +190,7 @@ impl PageTable {
             base: region.base,
             page: region.page,
             large,
-            each: size / region.page,
+            each,
             reads_adjust: vm.kvm(),
         };
         Ok((region, shape))

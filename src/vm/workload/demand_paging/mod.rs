@@ -9,6 +9,7 @@ use super::crew::{self, Crew};
 use super::error::{WorkloadError, within};
 use super::load::{Load, Region, each};
 use super::report::{Expected, Maintenance, RunReport};
+use super::room::Filled;
 use super::steps::{Steps, fresh};
 use crate::arch::{AccessKind, Ipa, Pa};
 use crate::memory::{Ram, TableMemory};
@@ -193,14 +194,17 @@ impl DemandPaging {
     /// Refuses what [`run`](Self::run) would refuse before it starts.
     ///
     /// # Errors
-    /// [`WorkloadError`]: an option outside its range, slots that are not there or too small.
+    /// [`WorkloadError`]: an option outside its range, slots that are not there or too small, more than the machine has room
+    /// for.
     pub fn validate<M: TableMemory, T: Tlb>(&self, vm: &Vm<M, T>, slot: u32) -> Result<(), WorkloadError> {
         self.check(vm, slot).map(drop)
     }
 
     fn check<M: TableMemory, T: Tlb>(&self, vm: &Vm<M, T>, slot: u32) -> Result<Region, WorkloadError> {
         within("readers", u64::from(self.readers), 1, 64)?;
-        self.load.check(vm, slot)
+        let region = self.load.check(vm, slot)?;
+        Filled::tables(vm, &region, false).and_guest(region.bytes).check()?;
+        Ok(region)
     }
 }
 

@@ -8,12 +8,13 @@ use super::crew::{self, Crew};
 use super::error::{WorkloadError, within};
 use super::load::{Load, Region, each};
 use super::report::{DirtyLogReport, Maintenance, Phase};
+use super::room::Filled;
 use super::steps::{Steps, fresh};
 use crate::arch::{AccessKind, Ipa};
 use crate::memory::TableMemory;
 use crate::sync::Mutex;
 use crate::table::Tlb;
-use crate::vm::{AccessError, DirtyLogMode, DirtyLogOptions, DirtyPage, ExitReason, Vcpu, Vm};
+use crate::vm::{AccessError, DirtyLogMode, DirtyLogOptions, DirtyPage, DirtyTracking, ExitReason, Vcpu, Vm};
 use expected::Formula;
 use harvest::{Logs, stash};
 
@@ -118,7 +119,8 @@ impl DirtyLog {
     /// Refuses what [`run`](Self::run) would refuse before it starts.
     ///
     /// # Errors
-    /// [`WorkloadError`]: an option outside its range, slots that are not there or too small.
+    /// [`WorkloadError`]: an option outside its range, slots that are not there or too small, more than the machine has room
+    /// for.
     pub fn validate<M: TableMemory, T: Tlb>(&self, vm: &Vm<M, T>, slot: u32) -> Result<(), WorkloadError> {
         self.check(vm, slot).map(drop)
     }
@@ -129,7 +131,14 @@ impl DirtyLog {
         for slot in &region.slots {
             vm.check_log(slot, self.log)?;
         }
+        Filled::tables(vm, &region, self.ends_in_pages()).check()?;
         Ok(region)
+    }
+
+    /// Whether every page has an entry of its own in the end: the first write to a block splits it, if nothing did before.
+    const fn ends_in_pages(&self) -> bool {
+        let ahead = self.log.eager_split.is_some() || matches!(self.log.tracking, DirtyTracking::Hardware);
+        ahead || (self.write_percent > 0 && self.iterations > 0)
     }
 
     /// What the host does: the order of the steps.

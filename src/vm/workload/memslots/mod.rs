@@ -12,6 +12,7 @@ use super::crew::{self, Crew, Passed};
 use super::error::{WorkloadError, within};
 use super::load::Load;
 use super::report::{Expected, Maintenance, RunReport};
+use super::room::Filled;
 use super::steps::Steps;
 use crate::arch::Ipa;
 use crate::memory::{Ram, TableMemory};
@@ -207,7 +208,7 @@ impl Memslots {
     /// Refuses what [`run`](Self::run) would refuse before it starts.
     ///
     /// # Errors
-    /// [`WorkloadError`]: an option outside its range.
+    /// [`WorkloadError`]: an option outside its range, more than the machine has room for.
     pub fn validate<M: TableMemory, T: Tlb>(&self, vm: &Vm<M, T>) -> Result<(), WorkloadError> {
         self.check(vm).map(drop)
     }
@@ -226,6 +227,10 @@ impl Memslots {
         // A slot has a page at least; what is moved has memory before it.
         let least = if self.test.moves() { 2 } else { 1 };
         within("slots", u64::from(self.load.slots), least, bytes / page)?;
+        // What moves a slot writes next to nothing; what takes memory back writes to all of it.
+        if !self.test.moves() {
+            Filled::default().and_guest(bytes).check()?;
+        }
         Ok(Layout::new(vm, bytes, self.load.slots))
     }
 

@@ -20,6 +20,7 @@ use std::time::Instant;
 use super::control::{Control, Ended, Stop, completed};
 use super::error::{WorkloadError, within};
 use super::random::Random;
+use super::room::Filled;
 use crate::arch::Ipa;
 use crate::machine::Machine;
 use crate::memory::TableMemory;
@@ -187,6 +188,10 @@ impl Migrate {
         if self.too_early && (vm.ring_mode() || self.log.mode == DirtyLogMode::Auto) {
             return Err(wrong("to copy too early the log must be cleared by hand, in a bitmap"));
         }
+        let (source, page) = (slot.size, vm.page_size());
+        Filled::pages(source / page)
+            .and_guest(source.saturating_mul(2))
+            .check()?;
         Ok(slot)
     }
 }
