@@ -487,3 +487,50 @@ fn a_split_stops_at_the_level_asked_for() {
     assert_eq!(view.split(Ipa::new(PAGE), 0x3f_f000, Level::L2), Ok(1));
     assert_eq!(view.stats().leaves, [0, 0, 3, 512, 0]);
 }
+
+/// Beside a peer whose TLBI is under way, who takes a right that is gone already waits for it with a TLBI of his own. A leaf
+/// that is old already promises nothing that could be missed: ageing it sends none.
+#[test]
+fn ageing_what_is_old_sends_no_tlbi_beside_peers() {
+    let table = table();
+    let view = table.handle();
+    let (near, far) = (Ipa::new(BASE), Ipa::new(BASE + BLOCK));
+    map(&view, BASE, 8 * PAGE, Prot::RW, PAGES).unwrap();
+    map(&view, far.get(), BLOCK, Prot::RW, REPLACE).unwrap();
+    assert_eq!(view.test_and_clear_young(near, 4 * PAGE, true), Ok(true));
+    assert_eq!(view.test_and_clear_young(far, BLOCK, true), Ok(true));
+    at(is_stage2_tlbi, move || {
+        let peer = table.handle();
+        let tlbis = |operation: &dyn Fn()| inject::counted(is_stage2_tlbi, operation);
+        for (ipa, size) in [(near, 4 * PAGE), (near, PAGE), (far, BLOCK), (far, PAGE)] {
+            let aged = tlbis(&|| assert_eq!(peer.test_and_clear_young(ipa, size, true), Ok(false)));
+            assert_eq!(aged, 0, "{ipa}, {size:#x}");
+        }
+        // The pages behind them are young still.
+        assert_eq!(
+            tlbis(&|| assert_eq!(peer.test_and_clear_young(near, 8 * PAGE, true), Ok(true))),
+            1
+        );
+        // And a right is another thing.
+        let protected = || {
+            tlbis(&|| {
+                peer.write_protect(near, PAGE).unwrap();
+            })
+        };
+        assert_eq!(protected(), 1);
+        assert_eq!(protected(), 1);
+    });
+    view.write_protect(Ipa::new(BASE + 7 * PAGE), PAGE).unwrap();
+    assert!(fired());
+    // Ageing is no narrowing that peers would have to wait for.
+    at(is_stage2_tlbi, move || {
+        let peer = table.handle();
+        let again = inject::counted(is_stage2_tlbi, || {
+            peer.write_protect(near, PAGE).unwrap();
+        });
+        assert_eq!(again, 0);
+    });
+    view.mark_young(near, PAGE).unwrap();
+    assert_eq!(view.test_and_clear_young(near, PAGE, true), Ok(true));
+    assert!(fired());
+}

@@ -259,7 +259,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// Clears the access flag of every leaf that the range touches, whole leaves, and says whether any had it.
     ///
     /// With `flush`, one broadcast TLBI over what changed, complete when this returns: the next access sets the flag (or
-    /// faults). Without it a CPU may go on using a cached translation for a while and leave the flag clear, which
+    /// faults). A leaf that is old already gets none, also where a peer who made it so has not finished his own. Without it a CPU may go on using a cached translation for a while and leave the flag clear, which
     /// makes the answer of the next test less exact, never wrong about memory.
     ///
     /// # Errors
@@ -281,7 +281,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
     /// ```
     pub fn test_and_clear_young(&self, ipa: Ipa, size: u64, flush: bool) -> Result<bool, Error> {
         let end = self.check_range(ipa, size)?;
-        let flush = if flush { Flush::Broadcast } else { Flush::None };
+        let flush = if flush { Flush::Shown } else { Flush::None };
         let rewrite = Clear(Format::AF_BIT);
         Ok(self.rewrite(ipa.get(), end, rewrite, flush, true)?.young)
     }

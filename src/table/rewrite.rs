@@ -31,6 +31,9 @@ pub(crate) enum Flush {
     Broadcast,
     /// Rights come: the faulting core must not keep its refusal, whoever granted them.
     Local,
+    /// What changed is to show on every core, and nobody is promised anything of the rest: a peer who changed that invalidates
+    /// it himself.
+    Shown,
     /// The caller does not need it.
     None,
 }
@@ -338,6 +341,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 );
                 mutated!(NarrowedEarly, (), self.narrowed());
             }
+            Flush::Shown => mutated!(ProtectUntold, (), self.invalidate(visitor.tally.stale)),
             Flush::Local => mutated!(RelaxUntold, (), self.invalidate_local(visitor.tally.stale)),
             Flush::None => {}
         }

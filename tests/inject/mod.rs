@@ -50,3 +50,18 @@ pub fn fired() -> bool {
 pub fn is_stage2_tlbi(event: Event) -> bool {
     matches!(event, Event::Tlbi(tlbi) if tlbi.is_stage2())
 }
+
+/// How many events that `which` selects `operation` offers.
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+pub fn counted(which: fn(Event) -> bool, operation: impl FnOnce()) -> u32 {
+    let count = std::rc::Rc::new(std::cell::Cell::new(0));
+    let counting = std::rc::Rc::clone(&count);
+    let hook = move |event| {
+        counting.set(counting.get() + u32::from(which(event)));
+        false
+    };
+    HOOK.with(|slot| *slot.borrow_mut() = Some(Box::new(hook)));
+    operation();
+    HOOK.with(|slot| *slot.borrow_mut() = None);
+    count.get()
+}
