@@ -123,7 +123,8 @@ PARAMETERS: dict[str, Pick] = {
     "locked": _small, "frozen": _small, "annotated": _small, "accesses": _small, "phases": one_of(()),
     "longest_hold_ns": _small, "waits": _small, "stats": one_of({}), "sequence": _small, "thread": _small,
     "fields": one_of({}), "leaf_size": _size, "attributes": one_of(()), "invalid": _none, "phase": _text,
-    "elapsed_ns": _small, "faults": one_of({}), "outcomes": one_of({}), "maintenance": _none, "dirty_pages": _none,
+    "elapsed_ns": _small, "faults": one_of({}), "outcomes": one_of({}), "maintenance": _none,
+    "written": _small, "cut": _text,
     "name": _text, "shape": _none, "kernel": one_of((6, 12)), "dumps": one_of(()), "marks": one_of(()),
     "notes": one_of(()),
     "records": one_of(np.zeros(2, s2pt.trace.EVENT), np.zeros(0, s2pt.trace.LEAF)), "pagemap": _none,
@@ -277,16 +278,17 @@ RECEIVERS: dict[str, tuple[Callable[[], Any], ...]] = {
        for module, kind in [("access_tracking", "AccessTracking"), ("page_table", "PageTable"),
                             ("demand_paging", "DemandPaging"), ("memslots", "Memslots")]},
     "s2pt.workloads.common.Experiment": (lambda: common.Experiment(vcpus=2),),
-    "s2pt.workloads.common.Report": (lambda: common.Report(1, 0, (), 0, 0, {}, True),),
-    "s2pt.workloads.common.Step": (lambda: common.Step("write", 1, {}, {}, {}, None, None, 1, None),),
+    "s2pt._steps.Report": (lambda: s2pt.workloads.Report(1, 0, (), 0, 0, {}, True),),
     "s2pt.workloads.memslots.MemslotsReport": (
-        lambda: s2pt.workloads.MemslotsReport(1, 0, (), 0, 0, {}, True, 0, 0, 0),
+        lambda: s2pt.workloads.MemslotsReport(
+            1, 0, (), 0, 0, {}, True, iterations=0, taken_back=0, wrong_words=0),
     ),
     "s2pt.workloads.page_table.PageTableReport": (
-        lambda: s2pt.workloads.PageTableReport(1, 0, (), 0, 0, {}, True, 1, 0),
+        lambda: s2pt.workloads.PageTableReport(1, 0, (), 0, 0, {}, True, blocks=1, pages=0),
     ),
     "s2pt.workloads.demand_paging.DemandPagingReport": (
-        lambda: s2pt.workloads.DemandPagingReport(1, 0, (), 0, 0, {}, True, 1, 1, 0, None),
+        lambda: s2pt.workloads.DemandPagingReport(
+            1, 0, (), 0, 0, {}, True, pages=1, written=1, supplied=1, existed=0, wrong_pages=None),
     ),
     "s2pt._core.BenchJob": (lambda: _bench(0), lambda: _bench(2)),
     "s2pt._core.DirtyLogJob": (lambda: _dirty(0), lambda: _dirty(2)),
@@ -316,7 +318,7 @@ RECEIVERS: dict[str, tuple[Callable[[], Any], ...]] = {
     "s2pt.events.Event": (lambda: small_table(sink="recording").events()[0],),
     "s2pt.vm.DirtyLog": (s2pt.DirtyLog,),
     "s2pt.vm.DirtyLogReport": (lambda: s2pt.DirtyLogReport(1, 0, (), 0, 0, {}),),
-    "s2pt.vm.PhaseReport": (lambda: s2pt.vm.PhaseReport("populate", 1, {}, {}, None, 1, None),),
+    "s2pt._steps.Step": (lambda: s2pt.vm.Step("populate", 1, {}, {}, {}, None, None, 1),),
     "s2pt.vm.Slot": (lambda: s2pt.Vm(memory="4MiB").slots[0],),
     "s2pt.testing.adapter.TableConfig": (TableConfig,),
     "s2pt.trace.sidecar.TableShape": (s2pt.trace.TableShape,),

@@ -20,7 +20,7 @@ from s2pt.lab import calibrate, costs
 from s2pt.lab.letter import figures
 from s2pt.lab.predict import Prediction, predict
 from s2pt.types import Backing, Policy
-from s2pt.vm import DirtyLogReport, PhaseReport
+from s2pt.vm import DirtyLogReport, Step
 
 Pick = Callable[[random.Random], Any]
 PAGE = 4096
@@ -128,7 +128,7 @@ def _migrated() -> Any:
 
 
 def _dirty_report(vcpus: int = 2, phases: tuple[str, ...] = ("populate", "dirty 1"), time: int = 1000) -> Any:
-    rows = tuple(PhaseReport(name, time, {"permission": 3}, {}, None, 1, None) for name in phases)
+    rows = tuple(Step(name, time, {"permission": 3}, {}, {}, None, None, 1) for name in phases)
     return DirtyLogReport(vcpus, 10, rows, 0, 0, {})
 
 

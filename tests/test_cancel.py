@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def check_passes(report: s2pt.DirtyLogReport) -> None:
     assert "disable" not in names
     assert all(phase.complete for phase in report.phases[:-1])
     assert sum(report.phases[0].faults.values()) == 4  # blocks
-    assert report.phases[3].dirty_pages == ACCESSES
+    assert report.phases[3].found == ACCESSES
     assert "ended early" in str(report)
 
 
@@ -94,6 +95,26 @@ def test_an_exception_that_carries_nothing_is_still_raised() -> None:
     assert raised.value.report == "its own"
 
 
+@pytest.mark.parametrize("poll_s", [-1, -1e-9, float("nan"), float("-inf")])
+def test_what_is_no_time_to_wait_is_refused(poll_s: float) -> None:
+    vm = Vm(memory="8MiB")
+    with pytest.raises(s2pt.OptionError, match=r"poll_s must be in 0\.\.inf, not "):
+        vm.run(DirtyLog(), poll_s=poll_s)
+    with pytest.raises(s2pt.OptionError, match="poll_s"):
+        Migrate(**SLOW).run(poll_s=poll_s)
+    with pytest.raises(TypeError, match="poll_s must be a number, not str"):
+        vm.run(DirtyLog(), poll_s="1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", ["vcpus", "slots", "slot", "iterations", "write_percent", "seed"])
+@pytest.mark.parametrize(("value", "error"), [("2", TypeError), (-1, (s2pt.OptionError, s2pt.AddressError))])
+def test_a_number_that_is_none_is_named(field: str, value: object, error: type[Exception]) -> None:
+    with pytest.raises(error) as refused:
+        Vm(memory="8MiB").run(DirtyLog(**{field: value}))
+    said = [str(refused.value), *getattr(refused.value, "__notes__", [])]
+    assert any(field in text for text in said)
+
+
 def test_a_refused_run_has_no_report() -> None:
     with pytest.raises(s2pt.OptionError) as raised:
         Vm(memory="8MiB").run(DirtyLog(vcpus=0))
@@ -107,6 +128,9 @@ def test_a_migration_tells_what_it_sent() -> None:
     assert report.before.accesses > 0
     assert (report.wrong_reads, report.violations, report.downtime_ns) == (0, 0, 0)
     assert "lost bytes not known" in str(report)
+    assert report.cut == "round 1"
+    assert "ended early, in round 1" in str(report)
+    assert Migrate(memory="2MiB", warm_up_s=0.001).run().cut is None
     with pytest.raises(KeyboardInterrupt) as raised:
         Migrate(**SLOW).run(progress=interrupt, poll_s=0.001)
     assert raised.value.report.complete is False  # type: ignore[attr-defined]
@@ -223,7 +247,7 @@ def test_dirty_log_keeps_json_and_page(tmp_path: Path) -> None:
 
 def test_migrate_prints_what_it_did() -> None:
     shown = interrupted("s2pt.migrate", "MigrateJob", 64, *SLOW_MIGRATION)
-    assert "lazy log, serial: interrupted; " in shown
+    assert "lazy log, serial: interrupted in round 1; " in shown
     assert "0 rounds done, nothing compared" in shown
     assert "1 runs: 0 bytes lost" in shown
     found = json.loads(interrupted("s2pt.migrate", "MigrateJob", 64, *SLOW_MIGRATION, "--json"))
@@ -236,6 +260,28 @@ def test_replay_prints_what_it_did() -> None:
     assert "semantics exact: interrupted\n  0 faults in " in shown
     found = json.loads(interrupted("s2pt.trace.replay", "ReplayJob", 0, "replay", str(TRACE), "--json"))
     assert (found["complete"], found["runs"][0]["faults"], found["runs"][0]["complete"]) == (False, 0, False)
+
+
+def test_demand_paging_prints_the_rate_until_then() -> None:
+    slow = ["demand-paging", "-b", "16MiB", "--policy", "serial,lockless", "-u", "missing", "-d", "100us"]
+    shown = interrupted("s2pt.workloads.demand_paging", "DemandPagingJob", 256, *slow)
+    assert "policy serial: interrupted" in shown
+    (rate,) = re.findall(r"Overall demand paging rate:  ([\d.]+) pgs/sec\n", shown)
+    assert 0 < float(rate) < 20_000
+    assert "Total guest execution time    : 0." in shown
+    none = interrupted("s2pt.workloads.demand_paging", "DemandPagingJob", 0, *slow)
+    assert "paging rate" not in none
+    assert "Total guest execution time    : 0.000000000s (cut short)" in none
+
+
+def test_bench_prints_the_rows_that_it_has() -> None:
+    rows = ["bench", "--rows", "lookup,fault_page", "--rounds", "65535", "--size", "2MiB"]
+    shown = interrupted("s2pt.cli.bench", "BenchJob", 7, *rows)
+    assert "interrupted: 2 rows were measured, " in shown
+    found = json.loads(interrupted("s2pt.cli.bench", "BenchJob", 7, *rows, "--json"))
+    assert found["complete"] is False
+    assert [row["id"] for row in found["rows"]] == ["lookup", "fault_page"]
+    assert all(row["rounds"] > 0 for row in found["rows"])
 
 
 def test_nothing_measured_is_nothing_printed() -> None:

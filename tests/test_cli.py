@@ -18,7 +18,6 @@ from traces import DATA, SNAPSHOTS, read_known
 
 from s2pt._core import BenchJob
 from s2pt.cli.app import run
-from s2pt.errors import S2ptError
 
 POLICIES = ["serial", "parallel", "lockless"]
 
@@ -110,7 +109,7 @@ def test_dirty_log_takes_the_faults_of_kvm_with_initially_all_set(
     assert counted["populate"] == 4
     assert counted["dirty 1"] == 0
     assert counted["dirty 2"] == counted["dirty 3"] == 2048
-    pages = {phase["phase"]: phase["dirty_pages"] for phase in run_["phases"] if phase["dirty_pages"] is not None}
+    pages = {phase["phase"]: phase["found"] for phase in run_["phases"] if phase["found"] is not None}
     assert pages == {"get 1": 2048, "get 2": 2048, "get 3": 2048}
     assert (run_["stats"]["locked"], run_["stats"]["frozen"]) == (0, 0)
 
@@ -127,14 +126,12 @@ def test_dirty_log_reads_leave_pages_clean(result: Callable[..., dict[str, Any]]
     options = ("-b", "2MiB", "-s", "pages", "-g", "-a", "-r", 7, "--policy", "serial")
     value = result("dirty-log", "-w", 0, *options)
     get = next(phase for phase in value["runs"][0]["phases"] if phase["phase"] == "get 1")
-    assert get["dirty_pages"] == 0
+    assert get["found"] == 0
     assert value["options"]["random"] is True
     assert value["options"]["seed"] == 7
     half = result("dirty-log", "-w", 50, *options)["runs"][0]
     again = result("dirty-log", "-w", 50, *options)["runs"][0]
-    found = [
-        next(phase["dirty_pages"] for phase in one["phases"] if phase["phase"] == "get 1") for one in (half, again)
-    ]
+    found = [next(phase["found"] for phase in one["phases"] if phase["phase"] == "get 1") for one in (half, again)]
     assert found[0] == found[1]
     assert 0 < found[0] < 512
 
@@ -454,8 +451,14 @@ def test_a_measurement_ends_when_it_is_told_to() -> None:
         assert not job.wait(0.001)
     job.cancel()
     assert job.wait(60)
-    with pytest.raises(S2ptError, match="the measurement was cancelled"):
-        job.result()
+    found = job.result()
+    assert found["complete"] is False
+    assert all(0 < row["rounds"] < 65535 and row["minimum_ns"] <= row["median_ns"] for row in found["rows"])
+    early = BenchJob(rounds=3, rows=["lookup"], size="2MiB")
+    early.cancel()
+    early.start()
+    assert early.wait(60)
+    assert early.result() == {"complete": False, "rows": []}
 
 
 # --- the command itself --------------------------------------------------------------------------------------------

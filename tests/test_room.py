@@ -40,8 +40,8 @@ def test_a_run_that_fills_the_machine_is_refused(name: str) -> None:
     with pytest.raises(OptionError) as refused:
         FILLS[name].job()
     told = re.fullmatch(
-        r"the run would take ([\d]+) MiB of memory \((\d+) for the guest's bytes, (\d+) for tables\), and (\d+) MiB are "
-        r"available",
+        r"the run would take (\d+) MiB of memory \((\d+) for the guest's bytes, (\d+) for tables\), "
+        r"and (\d+) MiB are available",
         str(refused.value),
     )
     assert told, refused.value

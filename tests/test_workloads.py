@@ -50,7 +50,7 @@ def test_a_dirty_log_takes_the_faults_of_its_formula(log: Any, semantics: Any, m
     for n, expected in enumerate(passes, start=1):
         phase = by_name[f"dirty {n}"]
         assert (phase.handled, phase.expected, phase.as_expected) == (expected, expected, True)
-        assert by_name[f"get {n}"].dirty_pages == blocks * PAGES
+        assert by_name[f"get {n}"].found == blocks * PAGES
     assert by_name["populate"].handled == only(translation=blocks)
     assert ("clear 1" in by_name) == (manual and log != "ring")
 
@@ -73,7 +73,7 @@ def test_several_slots_are_one_memory() -> None:
     vm.add_slot(1, 0x4040_0000, "2MiB", 0x4040_0000)
     report = vm.run(DirtyLog(slots=2, vcpus=2, overlap=True))
     assert report.accesses == 2 * 3 * PAGES
-    assert [phase.dirty_pages for phase in report.phases if phase.phase.startswith("get")] == [3 * PAGES] * 2
+    assert [phase.found for phase in report.phases if phase.phase.startswith("get")] == [3 * PAGES] * 2
     vm.add_slot(2, 0x5000_0000, "2MiB", 0x5000_0000)
     with pytest.raises(OptionError, match="slot 2 does not begin where slot 1 ends"):
         vm.run(DirtyLog(slots=3))
@@ -135,8 +135,8 @@ def test_blocks_are_made_again(policy: Any, vcpus: int, semantics: Any, backing:
 @pytest.mark.parametrize("supply", ["kernel", "missing", "minor"])
 def test_pages_come_from_their_supplier(policy: Any, vcpus: int, supply: Any) -> None:
     options = DemandPaging(
-        vcpus=vcpus, bytes_per_vcpu="1MiB", policy=policy, supply=supply, backing="pages", readers=2,
-        one_queue=policy == "serial",
+        vcpus=vcpus, bytes_per_vcpu="1MiB", policy=policy, supply=supply, backing="pages",
+        readers=1 if supply == "kernel" else 2, one_queue=supply != "kernel" and policy == "serial",
     )  # fmt: skip
     report = options.run()
     pages = 256 * vcpus
@@ -144,7 +144,9 @@ def test_pages_come_from_their_supplier(policy: Any, vcpus: int, supply: Any) ->
     assert report.phases[-1].handled == only(translation=pages)
     assert report.as_expected
     assert report.pages == 256
+    assert report.written == vcpus * 256
     assert report.rate == pytest.approx(vcpus * 256 / report.seconds)
+    assert report.rate_per_vcpu == pytest.approx(256 / report.seconds)
     assert "wrong pages 0" in str(report)
 
 
@@ -173,6 +175,14 @@ def test_memory_slots_are_limited_by_time_or_by_number() -> None:
     report = Memslots(bytes_per_vcpu="2MiB", backing="pages", time_s=0.05).run()
     assert report.iterations > 0
     assert report.phases[1].elapsed_ns >= 50_000_000
+    assert Memslots(bytes_per_vcpu="2MiB", backing="pages", time_s=1e-9).run().iterations == 1
+    for wrong, message in [(0, "nanoseconds of a test is 0x0"), (-1, r"time_s must be in 0\.\.9e\+09, not -1")]:
+        with pytest.raises(OptionError, match=message):
+            Memslots(time_s=wrong).job()
+    with pytest.raises(OptionError, match="iterations is 0x0; it must be 0x1 or more"):
+        Memslots(iterations=0).job()
+    with pytest.raises(TypeError, match="time_s must be a number, not str"):
+        Memslots(time_s="5s").job()  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="slots is 0x1; it must be 0x2 to 0x200"):
         Memslots(bytes_per_vcpu="2MiB", slots=1, test="move-active").job()
     with pytest.raises(OptionError, match="bytes per vCPU is 0x1000; it must be 0x2000 to"):
@@ -201,14 +211,39 @@ def test_a_run_that_is_ended_early_tells_what_it_found(kind: Any) -> None:
     options = kind(bytes_per_vcpu="64MiB", backing="pages", costs=Costs(exit="100us"))
     report = options.run(progress=lambda done, total: not 0 < done < total, poll_s=0.001)
     assert not report.complete
-    assert report.phases[0].expected is None
+    assert [phase.complete for phase in report.phases] == [True] * (len(report.phases) - 1) + [False]
+    assert report.phases[-1].expected is None
     assert str(report).count("ended early") == 1
-    job = options.job()
-    job.start()
-    job.cancel()
-    assert job.wait(60)
-    assert job.result()["complete"] is False
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [(AccessTracking, "populate"), (PageTable, "create"), (DemandPaging, "guest"), (Memslots, "setup")],
+)
+def test_a_run_that_is_ended_at_once_tells_in_which_step(kind: Any, first: str) -> None:
+    job = kind(bytes_per_vcpu="16MiB", backing="pages").job()
     assert isinstance(job, _core.Job)
+    job.cancel()
+    job.start()
+    assert job.wait(60)
+    found = job.result()
+    assert found["complete"] is False
+    ((name, complete, elapsed, faults),) = [
+        (phase["phase"], phase["complete"], phase["elapsed_ns"], sum(phase["faults"].values()))
+        for phase in found["phases"]
+    ]
+    assert (name, complete, elapsed, faults) == (first, False, 0, 0)
+
+
+def test_pages_that_came_before_the_end_have_a_rate() -> None:
+    options = DemandPaging(bytes_per_vcpu="16MiB", backing="pages", supply="missing", delay="100us")
+    report = options.run(progress=lambda done, total: done < 256, poll_s=0.001)
+    assert not report.complete
+    assert 256 <= report.written < 4096
+    assert report.rate == report.rate_per_vcpu == pytest.approx(report.written / report.seconds)
+    assert "pages a second and vCPU" in str(report)
+    nothing = options.run(progress=lambda done, total: False, poll_s=0)
+    assert nothing.rate == nothing.written / nothing.seconds if nothing.written else nothing.rate == 0.0
 
 
 def test_page_tables_need_whole_pages_of_the_host() -> None:
@@ -217,7 +252,7 @@ def test_page_tables_need_whole_pages_of_the_host() -> None:
     with pytest.raises(s2pt.AlignmentError, match="cannot be mapped in whole pages of 0x200000 bytes"):
         PageTable(bytes_per_vcpu="4MiB", slots=3).job()
     with pytest.raises(OptionError, match="readers is 0x41; it must be 0x1 to 0x40"):
-        DemandPaging(readers=65).job()
+        DemandPaging(supply="minor", readers=65).job()
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
@@ -304,6 +339,8 @@ def test_json_is_one_document(command: Callable[..., str], name: str) -> None:
         (["demand-paging", "-r", "0"], "'-r'"),
         (["memslot", "-t", "hop"], "'hop' is not one of map, unmap, unmap-chunked, move-active, move-inactive, rw"),
         (["memslot", "-x", "1", "-t", "move-active", "-b", "2MiB"], "slots is 0x1; it must be 0x2 to 0x200"),
+        (["memslot", "-l", "0s"], "nanoseconds of a test is 0x0; it must be 0x1 or more"),
+        (["dirty-log", "-b", "0"], "bytes per vCPU is 0x0; it must be 0x1000 or more"),
         (["memslot", "-l", "5"], "'5' is not a time such as"),
         (["dirty-log", "--log", "lost"], "'lost' is not one of lazy, eager, hardware, ring"),
         (["dirty-log", "--log", "hardware", "--semantics", "kvm"], "a table with exact semantics"),
@@ -320,7 +357,8 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: li
 
 @pytest.mark.parametrize("log", ["lazy", "eager", "hardware", "ring"])
 def test_dirty_log_in_every_way(command: Callable[..., str], log: str) -> None:
-    options = ("-v", 2, "-b", "4MiB", "-s", "thp", "-x", 3, "--log", log, "--ring-entries", 64, "--policy", "parallel")
+    options = ["-v", 2, "-b", "4MiB", "-s", "thp", "-x", 3, "--log", log, "--policy", "parallel"]
+    options += ["--ring-entries", 64] if log == "ring" else []
     value = json.loads(command("dirty-log", *options, "--json"))
     dirty = [phase for phase in value["runs"][0]["phases"] if phase["phase"].startswith("dirty")]
     assert all(phase["handled"] == phase["expected"] for phase in dirty)

@@ -12,7 +12,16 @@ from typing import Any, TypeVar
 
 from s2pt.errors import OptionError
 
-__all__ = ["check_each", "check_integer", "check_kind", "check_pairs", "check_real", "check_type"]
+__all__ = [
+    "check_each",
+    "check_heeded",
+    "check_integer",
+    "check_kind",
+    "check_pairs",
+    "check_real",
+    "check_type",
+    "nanoseconds",
+]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -102,6 +111,34 @@ def check_integer(value: Any, what: str, least: int, most: int) -> int:
         shown = str(number) if abs(number) < 1 << 64 else "what it is: its size is beyond 64 bits"
         raise OptionError(f"{what} must be in {least}..{most}, not {shown}")
     return number
+
+
+def check_heeded(what: str, given: object, default: object, heeded: bool, why: str) -> None:
+    """Refuse an option that was given, to mean something, where it means nothing.
+
+    The rule for every option of every run and command: what is at its default is never refused.
+
+    Examples
+    --------
+    >>> check_heeded("readers", 1, 1, False, "the kernel has all pages")
+    >>> check_heeded("readers", 2, 1, False, "the kernel has all pages")
+    Traceback (most recent call last):
+        ...
+    s2pt.errors.OptionError: readers does nothing here: the kernel has all pages
+    """
+    if not heeded and given != default:
+        raise OptionError(f"{what} does nothing here: {why}")
+
+
+def nanoseconds(value: Any, what: str) -> int:
+    """Take seconds, and give them in whole nanoseconds.
+
+    Examples
+    --------
+    >>> nanoseconds(0.25, "think_s")
+    250000000
+    """
+    return round(check_real(value, what, 0, 9e9) * 1e9)
 
 
 def check_real(value: Any, what: str, least: float, most: float) -> float:

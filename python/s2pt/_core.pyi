@@ -126,7 +126,6 @@ class Setup:
         policy: Policy | Literal["serial", "parallel", "lockless"],
         overlap: bool = False,
         slots: SupportsIndex = 1,
-        seed: SupportsIndex = 1,
         semantics: Semantics | Literal["exact", "kvm"] = "exact",
         costs: Costs | None = None,
     ) -> Self: ...

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from s2pt._checks import check_real
 from s2pt.errors import OptionError
 
 __all__ = ["Job", "Progress", "bar", "run"]
@@ -40,6 +41,7 @@ def run(
     in the waiting thread, Ctrl-C first of all, does so too; it is raised again with that report as its attribute
     ``report``.
     """
+    check_real(poll_s, "poll_s", 0, float("inf"))
     with _shown(progress, title) as show:
         job.start()
         try:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from s2pt import _running
+from s2pt._checks import check_heeded, nanoseconds
 from s2pt._core import MigrateJob
 from s2pt.costs import FREE, Costs
-from s2pt.errors import OptionError
 from s2pt.types import Backing, Policy, Semantics, format_size, parse_size
+from s2pt.vm import eager_chunk, ring_entries
 
 __all__ = ["Latency", "Migrate", "MigrateReport", "Round", "Throughput"]
 
@@ -119,6 +120,8 @@ class MigrateReport:
         Rules of the architecture that the simulated CPUs saw broken.
     complete : bool
         Whether the migration came to its end. If not, it was ended early: all else is what there was up to there.
+    cut : str or None
+        The step in which it was ended early: ``"warm-up"``, ``"enable"``, ``"round 3"``, ``"stop"``, ``"compare"``.
     """
 
     rounds: tuple[Round, ...]
@@ -139,6 +142,7 @@ class MigrateReport:
     longest_hold_ns: int
     violations: int
     complete: bool = True
+    cut: str | None = None
 
     @property
     def slowdown(self) -> float:
@@ -159,7 +163,7 @@ class MigrateReport:
             f"wrong reads {self.wrong_reads}, rules broken {self.violations}",
         ]
         if not self.complete:
-            lines.append("ended early")
+            lines.append(f"ended early, in {self.cut}")
         return "\n".join(lines)
 
 
@@ -218,7 +222,8 @@ class Migrate:
     Raises
     ------
     OptionError, AlignmentError
-        By `run`: an option is wrong; nothing ran.
+        By `run`: an option is wrong or does nothing beside the others, or the machine has not twice the memory. Nothing
+        ran.
     """
 
     memory: int | str = "64MiB"
@@ -256,6 +261,8 @@ class Migrate:
         OptionError, AlignmentError
             An option is wrong.
         """
+        check_heeded("manual_protect", self.manual_protect, False, self.log != "ring", "rings are not cleared by hand")
+        check_heeded("think_how", self.think_how, "sleep", bool(self.think_s), "the guest does not think (think_s)")
         return MigrateJob(
             memory=parse_size(self.memory),
             vcpus=self.vcpus,
@@ -264,15 +271,15 @@ class Migrate:
             semantics=self.semantics,
             log=self.log,
             manual_protect=self.manual_protect,
-            ring_entries=self.ring_entries,
-            eager_chunk=parse_size(self.eager_chunk),
+            ring_entries=ring_entries(self.log, self.ring_entries, 4096),
+            eager_chunk=eager_chunk(self.log, self.eager_chunk),
             write_percent=self.write_percent,
             hot_percent=self.hot_percent,
-            think_ns=_nanoseconds(self.think_s, "think_s"),
+            think_ns=nanoseconds(self.think_s, "think_s"),
             bandwidth=None if self.bandwidth is None else parse_size(self.bandwidth),
-            downtime_ns=_nanoseconds(self.downtime_s, "downtime_s"),
+            downtime_ns=nanoseconds(self.downtime_s, "downtime_s"),
             rounds=self.rounds,
-            warm_up_ns=_nanoseconds(self.warm_up_s, "warm_up_s"),
+            warm_up_ns=nanoseconds(self.warm_up_s, "warm_up_s"),
             take_backs=self.take_backs,
             too_early=self.too_early,
             seed=self.seed,
@@ -315,13 +322,6 @@ class Migrate:
     def __str__(self) -> str:
         memory = format_size(parse_size(self.memory))
         return f"{self.vcpus} vCPUs, {memory}, {self.log} log, policy {self.policy}"
-
-
-def _nanoseconds(seconds: float, what: str) -> int:
-    nanoseconds = seconds * 1e9
-    if not 0 <= nanoseconds < 1 << 63:
-        raise OptionError(f"{what} must be in 0..9223372036 seconds, not {seconds}")
-    return round(nanoseconds)
 
 
 def report(result: dict[str, Any]) -> MigrateReport:

@@ -9,22 +9,22 @@ Translation(pa=0x40001234, level=2, prot=RW, memtype=NORMAL)
 >>> report = vm.run(s2pt.DirtyLog(vcpus=2, iterations=2))
 >>> [phase.phase for phase in report.phases]
 ['populate', 'enable', 'dirty 1', 'get 1', 'clear 1', 'dirty 2', 'get 2', 'clear 2', 'disable']
->>> report.phases[-2].dirty_pages, report.phases[-3].dirty_pages
+>>> report.phases[-2].found, report.phases[-3].found
 (None, 16384)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from s2pt import _core, _running
-from s2pt._checks import check_type
-from s2pt._steps import Foretold, InSteps
+from s2pt._checks import check_heeded, check_integer, check_type
+from s2pt._steps import Report, Step, make
 from s2pt.errors import Fault
 from s2pt.types import Access, format_size, parse_size
 
-__all__ = ["DirtyLog", "DirtyLogReport", "PhaseReport", "Slot", "Vm"]
+__all__ = ["DirtyLog", "DirtyLogReport", "Slot", "Step", "Vm"]
 
 
 class Slot(NamedTuple):
@@ -108,85 +108,27 @@ class DirtyLog:
     overlap: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseReport(Foretold):
-    """What one step took and did.
+def eager_chunk(log: str, given: int | str) -> int:
+    """Read how much is split ahead at a time, which means something to one kind of log alone."""
+    chunk = parse_size(given)
+    check_heeded("eager_chunk", chunk, 2 << 20, log == "eager", f"a log {log!r} splits nothing ahead")
+    return chunk
 
-    Attributes
-    ----------
-    phase : str
-        ``"populate"``, ``"enable"``, ``"dirty 1"``, ``"get 1"``, ``"clear 1"``, ..., ``"disable"``.
-    elapsed_ns : int
-        Wall time until the last vCPU was done.
-    faults, outcomes : dict of str to int
-        Faults of all vCPUs by kind, and by how they ended.
-    maintenance : dict of str to int, or None
-        Maintenance issued; None if the VM does not count.
-    frames : int
-        Table frames in use afterwards.
-    dirty_pages : int or None
-        Bits set in the bitmap that was fetched; None for other steps.
-    complete : bool
-        Whether it came to its end; the last step of a run that was ended early may not have.
-    handled : dict of str to int
-        Faults that changed the table, by what the guest lacked: ``"translation"``, ``"permission"``, ``"access_flag"``.
-    expected : dict of str to int, or None
-        What `handled` should be by the formula (docs/dirty-log.md); None if there is none for these options.
+
+def ring_entries(log: str, given: int, default: int) -> int:
+    """Read the entries of a ring, which one kind of log alone has."""
+    check_heeded("ring_entries", given, default, log == "ring", f"a log {log!r} has no rings")
+    return given
+
+
+class DirtyLogReport(Report):
+    """A whole run of `DirtyLog`.
+
+    Its steps are ``"populate"``, ``"enable"``, ``"dirty 1"``, ``"get 1"``, ``"clear 1"``, ..., ``"disable"``. What a
+    ``"get"`` found are the dirty pages of the bitmap that was fetched, or of the rings.
     """
 
-    phase: str
-    elapsed_ns: int
-    faults: dict[str, int]
-    outcomes: dict[str, int]
-    maintenance: dict[str, int] | None
-    frames: int
-    dirty_pages: int | None
-    complete: bool = True
-    handled: dict[str, int] = field(default_factory=dict)
-    expected: dict[str, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DirtyLogReport(InSteps):
-    """A whole run; its text is a table of the steps.
-
-    Attributes
-    ----------
-    vcpus, accesses : int
-        Threads, and accesses of one pass of all of them.
-    phases : tuple of PhaseReport
-        The steps in order.
-    longest_hold_ns : int
-        The longest time for which one change by the host excluded all faults (0 under ``"lockless"``).
-    waits : int
-        How often a change by the host had to wait for a fault (``"lockless"``).
-    stats : dict
-        Tables, leaves and marks at the end, as `Stage2.stats` counts them.
-    complete : bool
-        Whether the run came to its end. If not, it was ended early: the steps are those up to there.
-    """
-
-    vcpus: int
-    accesses: int
-    phases: tuple[PhaseReport, ...]
-    longest_hold_ns: int
-    waits: int
-    stats: dict[str, Any]
-    complete: bool = True
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.vcpus} vCPUs, {self.accesses} accesses a pass",
-            "phase           seconds    faults   dirty pages",
-        ]
-        for phase in self.phases:
-            dirty = "" if phase.dirty_pages is None else str(phase.dirty_pages)
-            seconds = phase.elapsed_ns / 1e9
-            row = f"{phase.phase:<10} {seconds:>12.6f} {sum(phase.faults.values()):>9} {dirty:>13}".rstrip()
-            lines.append(row if phase.complete else f"{row}  (cut short)")
-        if not self.complete:
-            lines.append("ended early")
-        return "\n".join(lines)
+    __slots__ = ()
 
 
 class Vm(_core.Vm):  # noqa: D101 - documented where it is implemented
@@ -258,6 +200,8 @@ class Vm(_core.Vm):  # noqa: D101 - documented where it is implemented
         (False, 'populate')
         """
         check_type(job, DirtyLog, "job")
+        for name in ("vcpus", "slots", "slot"):
+            check_integer(getattr(job, name), name, 0, 2**32 - 1)  # their own limits are the run's to say
         prepared = self._dirty_log_job(
             slot=job.slot,
             vcpus=job.vcpus,
@@ -268,19 +212,15 @@ class Vm(_core.Vm):  # noqa: D101 - documented where it is implemented
             random=job.random,
             seed=job.seed,
             log=job.log,
-            eager_chunk=parse_size(job.eager_chunk),
+            eager_chunk=eager_chunk(job.log, job.eager_chunk),
             slots=job.slots,
             overlap=job.overlap,
         )
-        return _running.run(prepared, report, progress, poll_s, f"{job.vcpus} vCPUs:")
+        return _running.run(
+            prepared, lambda found: make(DirtyLogReport, found), progress, poll_s, f"{job.vcpus} vCPUs:"
+        )
 
     def _share(self, job: DirtyLog) -> int:
         page = self.geometry.granule
         size = sum(slot.size for slot in self.slots if job.slot <= slot.id < job.slot + job.slots)
         return size // max(1, job.vcpus) // page * page
-
-
-def report(result: dict[str, Any]) -> DirtyLogReport:
-    """Make a report of what a dirty-log job returns."""
-    phases = tuple(PhaseReport(**phase) for phase in result["phases"])
-    return DirtyLogReport(**(result | {"phases": phases}))

@@ -29,9 +29,6 @@ pub enum BenchError {
     /// The operating system has no memory for the tables.
     #[error(transparent)]
     Arena(#[from] ArenaError),
-    /// Somebody asked the measurement to end.
-    #[error("the measurement was cancelled")]
-    Cancelled,
 }
 
 fn names() -> String {

@@ -42,7 +42,7 @@ mod unmapping;
 
 pub use error::BenchError;
 pub use rows::ROWS;
-pub use run::{Run, Timed};
+pub use run::{Measured, Run, Timed};
 pub use setup::{BLOCK, Bench, GIB, IPA, PA, PAGE, Table};
 
 /// Takes the measure of the one part of a row that counts.

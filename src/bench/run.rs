@@ -26,6 +26,15 @@ pub struct Timed {
     pub nanoseconds: Vec<f64>,
 }
 
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Whether all rounds were. If not, `goes_on` ended it.
+    pub complete: bool,
+    /// The rows that were measured once at least, by the rounds that each had.
+    pub rows: Vec<Timed>,
+}
+
 impl Timed {
     /// The least of the rounds, in nanoseconds an operation.
     pub fn minimum(&self) -> f64 {
@@ -61,31 +70,34 @@ impl Run {
         self.rows.len() as u64 * (u64::from(self.rounds) + 1)
     }
 
-    /// Measures. `clock` tells the time from some moment on, `goes_on` is asked before each step.
+    /// Measures. `clock` tells the time from some moment on. `goes_on` is asked before each step; as soon as it says no, what
+    /// there is up to there is the answer.
     ///
     /// ```
     /// use s2pt::bench::{Row, Run};
     ///
     /// let start = std::time::Instant::now();
     /// let run = Run::new(vec![Row::named("lookup")?], 3, 2 << 20)?;
-    /// let timed = run.measure(|| start.elapsed(), || true)?;
-    /// assert!(timed[0].minimum() <= timed[0].median());
+    /// let measured = run.measure(|| start.elapsed(), || true)?;
+    /// assert!(measured.complete && measured.rows[0].minimum() <= measured.rows[0].median());
     /// # Ok::<(), s2pt::bench::BenchError>(())
     /// ```
     ///
     /// # Errors
-    /// [`BenchError::Arena`]; [`BenchError::Cancelled`] as soon as `goes_on` says no.
+    /// [`BenchError::Arena`].
     pub fn measure(
         &self,
         clock: impl Fn() -> Duration,
         mut goes_on: impl FnMut() -> bool,
-    ) -> Result<Vec<Timed>, BenchError> {
+    ) -> Result<Measured, BenchError> {
         let bench = Bench::new(self.size)?;
-        let mut timed: Vec<Timed> = self.rows.iter().map(|&row| Timed::new(row, &bench)).collect();
-        for round in 0..=self.rounds {
-            for timed in &mut timed {
+        let mut rows: Vec<Timed> = self.rows.iter().map(|&row| Timed::new(row, &bench)).collect();
+        let mut complete = true;
+        'rounds: for round in 0..=self.rounds {
+            for timed in &mut rows {
                 if !goes_on() {
-                    return Err(BenchError::Cancelled);
+                    complete = false;
+                    break 'rounds;
                 }
                 let mut stopwatch = Stopwatch(&clock, Duration::ZERO);
                 timed.row.run(&bench, &mut stopwatch);
@@ -96,10 +108,11 @@ impl Run {
                 }
             }
         }
-        for timed in &mut timed {
+        rows.retain(|timed| !timed.nanoseconds.is_empty());
+        for timed in &mut rows {
             timed.nanoseconds.sort_by(f64::total_cmp);
         }
-        Ok(timed)
+        Ok(Measured { complete, rows })
     }
 }
 
@@ -146,10 +159,10 @@ mod tests {
             steps.set(steps.get() + 1);
             true
         });
-        let timed = timed.expect("rows that work");
-        assert_eq!(steps.get(), run.steps());
-        assert_eq!(timed.len(), ROWS.len());
-        for one in timed {
+        let measured = timed.expect("rows that work");
+        assert_eq!((steps.get(), measured.complete), (run.steps(), true));
+        assert_eq!(measured.rows.len(), ROWS.len());
+        for one in measured.rows {
             let operations = if one.row.per == Per::Block { 1 } else { 512 };
             assert_eq!(one.operations, operations, "{}", one.row.id);
             // The clock moved on once in each round.
@@ -202,12 +215,17 @@ mod tests {
 
     #[test]
     fn ends_when_asked() {
-        let run = Run::new(vec![&ROWS[0]], 1000, BLOCK).expect("a run");
-        let mut left = 3;
-        let ended = run.measure(ticking(), || {
-            left -= 1;
-            left > 0
-        });
-        assert!(matches!(ended, Err(BenchError::Cancelled)));
+        let run = Run::new(vec![&ROWS[0], &ROWS[1]], 1000, BLOCK).expect("a run");
+        // The warm-up of both, two rounds of the first and one of the second.
+        for (steps, rounds) in [(0, vec![]), (2, vec![]), (3, vec![1]), (5, vec![2, 1])] {
+            let mut left = steps;
+            let ended = run.measure(ticking(), || {
+                left -= 1;
+                left >= 0
+            });
+            let ended = ended.expect("what there was");
+            let counts: Vec<usize> = ended.rows.iter().map(|timed| timed.nanoseconds.len()).collect();
+            assert_eq!((ended.complete, counts), (false, rounds), "{steps}");
+        }
     }
 }

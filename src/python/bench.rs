@@ -10,7 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::convert::{Number, SizeArg};
 use super::error;
 use super::job::{Found, Job};
-use crate::bench::{BenchError, ROWS, Row, Run, Timed};
+use crate::bench::{BenchError, Measured, ROWS, Row, Run};
 
 /// Times of the rows of the budget table, in nanoseconds an operation, measured in a thread of its own.
 #[pyclass(module = "s2pt._core", frozen, extends = Job)]
@@ -48,11 +48,11 @@ impl BenchJob {
     }
 }
 
-impl Found for Vec<Timed> {
+impl Found for Measured {
     /// In nanoseconds an operation.
     fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let rows = PyList::empty(py);
-        for timed in self {
+        for timed in &self.rows {
             let row = PyDict::new(py);
             row.set_item("id", timed.row.id)?;
             row.set_item("title", timed.row.title)?;
@@ -65,6 +65,7 @@ impl Found for Vec<Timed> {
             rows.append(row)?;
         }
         let result = PyDict::new(py);
+        result.set_item("complete", self.complete)?;
         result.set_item("rows", rows)?;
         Ok(result)
     }

@@ -220,7 +220,7 @@ pub fn workload(py: Python<'_>, error: &WorkloadError) -> PyErr {
     }
 }
 
-/// The exception for a measurement of the budget table that was refused or ended early.
+/// The exception for a measurement of the budget table that was refused.
 pub fn bench(py: Python<'_>, error: &BenchError) -> PyErr {
     match error {
         BenchError::Size { .. } | BenchError::Rounds { .. } | BenchError::NoRow { .. } => option(py, error.to_string()),

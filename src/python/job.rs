@@ -31,7 +31,7 @@ pub enum Failure {
     /// The replay refused or failed.
     #[error(transparent)]
     Replay(#[from] ReplayError),
-    /// The measurement of the budget table refused or was cancelled.
+    /// The measurement of the budget table refused.
     #[error(transparent)]
     Bench(#[from] BenchError),
     /// The operating system gave no thread.

@@ -140,6 +140,7 @@ impl Found for MigrateReport {
             result.set_item(name, number)?;
         }
         result.set_item("complete", self.complete)?;
+        result.set_item("cut", self.cut.as_deref())?;
         result.set_item("lost_bytes", self.lost_bytes)?;
         result.set_item("before", throughput(py, &self.before)?)?;
         result.set_item("during", throughput(py, &self.during)?)?;

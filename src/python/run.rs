@@ -59,15 +59,10 @@ impl<R: Told> Found for Measured<R> {
     }
 }
 
-/// The name of a step, and of what it finds.
-trait Step: Display + Copy + Send + Sync + 'static {
-    const FOUND: &'static str = "found";
-}
+/// The name of a step.
+trait Step: Display + Copy + Send + Sync + 'static {}
 
-impl Step for Phase {
-    const FOUND: &'static str = "dirty_pages";
-}
-
+impl Step for Phase {}
 impl Step for AccessPhase {}
 impl Step for Stage {}
 impl Step for PagingPhase {}
@@ -90,7 +85,7 @@ impl<P: Step> Told for RunReport<P> {
             row.set_item("outcomes", report::outcomes(py, &phase.counters)?)?;
             row.set_item("maintenance", report::maintenance(py, phase.maintenance.as_ref())?)?;
             row.set_item("frames", phase.frames)?;
-            row.set_item(P::FOUND, phase.found)?;
+            row.set_item("found", phase.found)?;
             phases.append(row)?;
         }
         into.set_item("complete", self.complete)?;
@@ -131,6 +126,7 @@ impl Told for DemandPagingReport {
     fn tell(&self, py: Python<'_>, into: &Bound<'_, PyDict>) -> PyResult<()> {
         self.run.tell(py, into)?;
         into.set_item("pages", self.pages)?;
+        into.set_item("written", self.written)?;
         into.set_item("supplied", self.supplied)?;
         into.set_item("existed", self.existed)?;
         into.set_item("wrong_pages", self.wrong_pages)

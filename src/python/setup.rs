@@ -33,9 +33,9 @@ pub struct Setup {
 impl Setup {
     #[new]
     #[pyo3(signature = (
-        *, vcpus, bytes_per_vcpu, backing, policy, overlap = false, slots = Number(1), seed = Number(1),
+        *, vcpus, bytes_per_vcpu, backing, policy, overlap = false, slots = Number(1),
         semantics = SemanticsArg::EXACT, costs = None
-    ), text_signature = "(*, vcpus, bytes_per_vcpu, backing, policy, overlap=False, slots=1, seed=1, semantics='exact', \
+    ), text_signature = "(*, vcpus, bytes_per_vcpu, backing, policy, overlap=False, slots=1, semantics='exact', \
         costs=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
@@ -45,11 +45,10 @@ impl Setup {
         policy: PolicyArg,
         overlap: bool,
         slots: Number,
-        seed: Number,
         semantics: SemanticsArg,
         costs: Option<CostsArg>,
     ) -> Self {
-        let load = load(vcpus, bytes_per_vcpu, overlap, slots, seed);
+        let load = load(vcpus, bytes_per_vcpu, overlap, slots, Number(1)); // nothing is random
         let costs = costs.map_or_else(Costs::default, |costs| costs.0);
         Self::of(load, backing, policy, semantics, costs)
     }

@@ -135,23 +135,43 @@ fn a_pass_that_is_cut_short_tells_what_it_counted() {
 #[test]
 fn a_step_of_the_host_is_done_to_its_end() {
     for (step, manual, expected) in [
-        ("clear 1", true, "populate,enable,dirty 1,get 1,clear 1"),
-        ("get 2", false, "populate,enable,dirty 1,get 1,dirty 2,get 2"),
-        ("enable", false, "populate,enable"),
+        ("clear 1", true, "populate,enable,dirty 1,get 1,clear 1,dirty 2"),
+        ("get 2", false, "populate,enable,dirty 1,get 1,dirty 2,get 2,dirty 3"),
+        ("enable", false, "populate,enable,dirty 1"),
     ] {
         let report = cancelled(&Ender::new(step, 0, Who::Host), Policy::Lockless, manual);
         assert_eq!(names(&report), expected);
-        assert!(report.phases.iter().all(|phase| phase.complete));
+        // What was cut short is the step after it, which had not begun.
+        let (last, done) = report.phases.split_last().unwrap();
+        assert!(done.iter().all(|phase| phase.complete));
+        assert_eq!(
+            (last.complete, last.elapsed, last.counters.total()),
+            (false, Duration::ZERO, 0)
+        );
     }
 }
 
 #[test]
-fn before_the_beginning_there_is_nothing_to_tell() {
+fn before_the_beginning_the_first_step_is_cut_short() {
     let vm = vm_with(vm_options(Policy::Lockless, Backing::Thp), SIZE, Counting::new());
     let control = Control::new();
     control.cancel();
     let report = job().run(&vm, 0, &control).unwrap();
-    assert_eq!((report.complete, report.phases.as_slice()), (false, &[][..]));
+    let [first] = report.phases.as_slice() else {
+        panic!("{report:?}")
+    };
+    assert_eq!(
+        (report.complete, first.complete, first.phase),
+        (false, false, Phase::Populate)
+    );
+    assert_eq!(
+        (
+            first.counters.total(),
+            first.maintenance.unwrap().tlbi(),
+            first.expected
+        ),
+        (0, 0, None)
+    );
     assert_eq!(vm.stage2().handle().stats().mapped_bytes, 0);
     let report = job().run(&vm, 0, &Control::new()).unwrap();
     assert_eq!(report.phases.last().map(|phase| phase.phase), Some(Phase::Disable));
@@ -204,7 +224,12 @@ fn migrate_until(step: &'static str, kind: LogKind) -> Option<MigrateReport> {
 #[test]
 fn a_migration_tells_the_rounds_that_it_did() {
     for (kind, name) in LogKind::ALL {
-        for (step, rounds) in [("enable", 0), ("round 1", 1), ("round 3", 3), ("stop", 4)] {
+        for (step, rounds, cut) in [
+            ("enable", 0, "round 1"),
+            ("round 1", 1, "round 2"),
+            ("round 3", 3, "round 4"),
+            ("stop", 4, "stop"),
+        ] {
             let case = format!("{name}, {step}");
             let report = loop {
                 if let Some(report) = migrate_until(step, kind) {
@@ -212,6 +237,7 @@ fn a_migration_tells_the_rounds_that_it_did() {
                 }
             };
             assert_eq!((report.complete, report.rounds.len()), (false, rounds), "{case}");
+            assert_eq!(report.cut.as_deref(), Some(cut), "{case}");
             assert_eq!(report.lost_bytes, None, "{case}: nothing was compared");
             let sent: u64 = report.rounds.iter().map(|round| round.pages).sum();
             assert_eq!((report.pages_sent, report.last_pages), (sent, 0), "{case}");

@@ -286,7 +286,7 @@ fn slots_and_logs_that_do_not_fit_are_refused_before_anything_runs() {
         WorkloadError::Option { what: "slots", .. }
     ));
     for bytes in [2 * BLOCK + PAGE, 3 * BLOCK] {
-        assert!(matches!(refused(2, bytes, plain), WorkloadError::Option { max, .. } if max == 2 * BLOCK));
+        assert!(matches!(refused(2, bytes, plain), WorkloadError::SlotTooSmall { size, .. } if size == 2 * BLOCK));
     }
     for log in [
         LogKind::Hardware.options(true, BLOCK),

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use s2pt::table::{Counting, Semantics};
-use s2pt::vm::workload::{Control, Expected, Load, Memslots, SlotTest, WorkloadError};
+use s2pt::vm::workload::{Control, Expected, Load, Memslots, SlotPhase, SlotTest, WorkloadError};
 use s2pt::vm::{Backing, Error, OutcomeClass, Policy};
 
 use crate::neighbours::{modes, of};
@@ -115,8 +115,49 @@ fn a_wish_to_end_is_heard_in_every_test_of_slots() {
             control.cancel();
             let report = running.join().unwrap().unwrap();
             assert!(!report.run.complete && report.wrong_words == 0, "{test:?}");
+            let last = report.run.phases.last().unwrap();
+            assert_eq!((last.phase, last.complete), (SlotPhase::Turns, false), "{test:?}");
         });
         assert!(vm.slots().is_empty());
+    }
+}
+
+#[test]
+fn a_test_is_done_once_at_least_and_not_for_no_time() {
+    let vm = vm_options(Policy::Lockless, Backing::Thp)
+        .build(Counting::new())
+        .unwrap();
+    let run = |time, iterations| {
+        let run = Memslots {
+            load: load(1, 2 * BLOCK),
+            time,
+            iterations,
+            ..Memslots::default()
+        };
+        run.run(&vm, &Control::new())
+    };
+    let refused = |what, value| {
+        Err(WorkloadError::Option {
+            what,
+            value,
+            min: 1,
+            max: u64::MAX,
+        })
+    };
+    assert_eq!(run(Duration::ZERO, None), refused("nanoseconds of a test", 0));
+    assert_eq!(run(Duration::from_secs(5), Some(0)), refused("iterations", 0));
+    assert_eq!(run(Duration::from_nanos(1), None).unwrap().iterations, 1);
+    for (test, _) in SlotTest::ALL {
+        let run = Memslots {
+            load: Load {
+                slots: 2,
+                ..load(1, 2 * BLOCK)
+            },
+            test,
+            time: Duration::from_nanos(1),
+            ..Memslots::default()
+        };
+        assert!(run.run(&vm, &Control::new()).unwrap().iterations >= 1, "{test:?}");
     }
 }
 

@@ -192,7 +192,7 @@ fn memory_that_is_not_whole_pages_of_the_host_is_refused() {
     let refused = |bytes| PageTable { load: load(2, bytes) }.validate(&vm, 0).unwrap_err();
     let (value, required) = (BLOCK + PAGE, BLOCK);
     assert_eq!(refused(value), WorkloadError::Alignment { value, required });
-    assert!(matches!(refused(8 * BLOCK), WorkloadError::Option { .. }));
+    assert!(matches!(refused(8 * BLOCK), WorkloadError::SlotTooSmall { .. }));
     vm.move_slot(0, ipa(64 * BLOCK + PAGE)).unwrap();
     assert_eq!(refused(BLOCK), WorkloadError::NoBlocks { slot: 0, size: BLOCK });
     let none = PageTable { load: load(0, BLOCK) }.validate(&vm, 0);
@@ -245,7 +245,7 @@ fn every_page_is_supplied_once_and_holds_what_was_written() {
                 bytes.div_ceil(size)
             };
             assert_eq!((report.supplied, report.wrong_pages), (supplied, Some(0)), "{what}");
-            assert_eq!(report.pages, each / PAGE);
+            assert_eq!((report.pages, report.written), (each / PAGE, bytes / PAGE));
             assert_eq!(control.progress(), (bytes / PAGE, bytes / PAGE));
         }
     }
@@ -287,6 +287,30 @@ fn a_supplier_takes_as_long_as_he_is_told_to() {
     };
     let report = run.run(&vm, 0, &Control::new()).unwrap();
     assert!(report.run.phases[1].elapsed >= 16 * delay);
+}
+
+/// What a vCPU wrote until then: it looks up at each 256th page.
+#[test]
+fn a_guest_that_is_stopped_wrote_what_it_wrote() {
+    let vm = vm_with(vm_options(Policy::Lockless, Backing::Pages), 4 * BLOCK, Counting::new());
+    let run = DemandPaging {
+        load: load(1, 4 * BLOCK),
+        supply: Supply::Missing,
+        delay: Cost::new(Duration::from_millis(1), StallKind::Sleep),
+        ..DemandPaging::default()
+    };
+    let control = Control::new();
+    let report = std::thread::scope(|scope| {
+        let running = scope.spawn(|| run.run(&vm, 0, &control));
+        while control.progress().0 == 0 {
+            std::thread::yield_now();
+        }
+        control.cancel();
+        running.join().unwrap().unwrap()
+    });
+    assert!(report.written >= 256 && report.written < 4 * BLOCK / PAGE && report.written.is_multiple_of(256));
+    assert_eq!(report.run.phases[0].counters.total(), report.written);
+    assert_eq!((report.wrong_pages, report.run.phases[0].complete), (None, false));
 }
 
 // ------------------------------------------------------------------------------------------------- all of them
@@ -345,7 +369,10 @@ fn wrong_options_are_refused() {
             WorkloadError::Option { what: "vcpus", .. }
         ));
         assert!(matches!(refused(load(1, 0)), WorkloadError::Option { .. }));
-        assert!(matches!(refused(load(1, 2 * BLOCK)), WorkloadError::Option { .. }));
+        assert!(matches!(
+            refused(load(1, 2 * BLOCK)),
+            WorkloadError::SlotTooSmall { .. }
+        ));
         assert!(matches!(
             refused(load(1, 5000)),
             WorkloadError::Alignment { value: 5000, .. }

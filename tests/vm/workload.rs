@@ -178,8 +178,13 @@ fn wrong_options_are_refused_with_their_limits() {
             load: load(1, 0),
             ..job(1)
         }),
-        option("bytes per vCPU", 0, PAGE, SIZE)
+        option("bytes per vCPU", 0, PAGE, u64::MAX)
     );
+    let none = refused(DirtyLog {
+        load: load(1, 0),
+        ..job(1)
+    });
+    assert_eq!(none.to_string(), "bytes per vCPU is 0x0; it must be 0x1000 or more");
     assert_eq!(
         refused(DirtyLog {
             load: load(1, 5000),

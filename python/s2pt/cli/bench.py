@@ -10,7 +10,7 @@ from rich.table import Table
 
 import s2pt
 from s2pt._core import BenchJob
-from s2pt.cli.common import console, parse_list, print_json, size_option, watch
+from s2pt.cli.common import UntilInterrupted, console, parse_list, print_json, size_option, watch
 from s2pt.cli.machine import describe
 from s2pt.types import format_size
 
@@ -33,21 +33,30 @@ def bench(
         str, typer.Option("--size", metavar="SIZE", help="Guest memory, where the rows say 1 GiB: from 2MiB to 64GiB.")
     ] = "1GiB",
     json_: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
-) -> None:
+) -> int:
     """Measure the rows of the budget table: what an operation costs here, and what it may cost.
 
     One thread, 4K granule, 40-bit IPA, a TLBI costs nothing. Times are processor time of the thread, in nanoseconds an
     operation. Budgets and the times of KVM's own code are of a machine whose two reference rows took 5.6 ns and 6.5 ns.
+    An interrupt ends the measurement: what it has until then is told.
     """
     names = parse_list(rows, str) if rows else None
     bytes_ = size_option(size)
     machine = {"s2pt": s2pt.__version__, **describe()}  # before the measurement makes load of its own
-    result = watch(BenchJob(rows=names, rounds=rounds, size=bytes_), "measuring")
+    kept: list[dict[str, Any]] = []
+    with UntilInterrupted() as interrupt:
+        watch(BenchJob(rows=names, rounds=rounds, size=bytes_), "measuring", kept.append)
+    result = kept[0] if kept else {"rows": []}
+    interrupt.check(result["rows"])
     if json_:
         options = {"rows": names, "rounds": rounds, "size": bytes_}
         print_json({"command": "bench", "options": options, "machine": machine, **result})
     else:
         _print_table(result["rows"], rounds, bytes_, machine)
+        if interrupt.seen:
+            fewest = min(row["rounds"] for row in result["rows"])
+            print(f"interrupted: {len(result['rows'])} rows were measured, {fewest} times at least")
+    return interrupt.code()
 
 
 def _print_table(rows: list[dict[str, Any]], rounds: int, size: int, machine: dict[str, str]) -> None:

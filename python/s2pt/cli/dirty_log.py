@@ -10,7 +10,9 @@ import typer
 from rich import box
 from rich.table import Table
 
+from s2pt import vm
 from s2pt._core import DirtyLogJob
+from s2pt._steps import make
 from s2pt.cli import costs, pictures
 from s2pt.cli.common import (
     TLBIS,
@@ -39,7 +41,7 @@ from s2pt.cli.options import (
 )
 from s2pt.costs import Costs
 from s2pt.types import format_size
-from s2pt.vm import DirtyLogReport, report
+from s2pt.vm import DirtyLogReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,6 +88,7 @@ def dirty_log(
 
     Options mean what they mean in KVM's dirty_log_perf_test. An interrupt ends the run: what it did until then is told.
     """
+    kind = log_option(log)
     counts = parse_numbers(vcpus)
     policies = policies_option(policy)
     options: dict[str, Any] = {
@@ -98,9 +101,9 @@ def dirty_log(
         "write_percent": write_percent,
         "random": random,
         "seed": seed,
-        "log": log_option(log),
-        "eager_chunk": size_option(eager_chunk),
-        "ring_entries": ring_entries,
+        "log": kind,
+        "eager_chunk": vm.eager_chunk(kind, size_option(eager_chunk)),
+        "ring_entries": vm.ring_entries(kind, ring_entries, 65536),
         "semantics": semantics_option(semantics).value,
         "costs": costs.read(tlbi=stall_tlbi, exit=exit_cost, cache=cache_cost, allocation=allocation_cost, spin=spin),
     }
@@ -140,7 +143,10 @@ def _page(runs: list[dict[str, Any]], options: dict[str, Any]) -> str:
 
 
 def _typed(runs: list[dict[str, Any]]) -> list[tuple[str, DirtyLogReport]]:
-    return [(run["policy"], report({name: part for name, part in run.items() if name != "policy"})) for run in runs]
+    def typed(*, policy: str, **found: Any) -> tuple[str, DirtyLogReport]:
+        return policy, make(DirtyLogReport, found)
+
+    return [typed(**run) for run in runs]
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +196,7 @@ def _print_run(run: dict[str, Any]) -> None:
             said.append(f"the formula says {phase['expected']}")
         tlbis = sum(maintenance[name] for name in TLBIS) if maintenance else 0
         said += [f"{tlbis:,} TLBIs"] if tlbis else []
-        said += [f"{phase['dirty_pages']:,} dirty pages"] if phase["dirty_pages"] is not None else []
+        said += [f"{phase['found']:,} dirty pages"] if phase["found"] is not None else []
         said += [] if phase["complete"] else ["cut short"]
         title, time = phase_title(phase["phase"]), seconds(phase["elapsed_ns"])
         print(f"{title}: {time}" + (f" ({', '.join(said)})" if said else ""))

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, cast
 from rich import box
 from rich.table import Table
 
+from s2pt._steps import Report, Step, make
 from s2pt.cli.common import (
     TLBIS,
     Job,
@@ -22,7 +23,6 @@ from s2pt.cli.common import (
 from s2pt.cli.options import backing_option, semantics_option
 from s2pt.costs import Costs
 from s2pt.types import Policy, format_size
-from s2pt.workloads.common import Report, Step, make
 
 __all__ = ["Runnable", "common_options", "policy_of", "print_steps", "print_times", "run_all", "said"]
 

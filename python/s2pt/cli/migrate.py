@@ -86,9 +86,11 @@ def migrate(
     """
     kinds = parse_list(log, log_option)
     link = size_option(bandwidth)
+    thinks = parse_time(think)
     paid = costs.read(
-        tlbi=stall_tlbi, exit=exit_cost, copy=copy_cost, cache=cache_cost, allocation=allocation_cost, spin=spin
-    )
+        tlbi=stall_tlbi, exit=exit_cost, copy=copy_cost, cache=cache_cost, allocation=allocation_cost, spin=spin,
+        beside=think,
+    )  # fmt: skip
     pictures.check(plot, html)
     reports: list[tuple[Migrate, MigrateReport]] = []
     policies = parse_policies(policy or [policy.value for policy in Policy])
@@ -101,10 +103,10 @@ def migrate(
                 policy=one,
                 semantics=cast(Any, semantics),
                 log=kind,
-                manual_protect=manual_protect and kind != "ring",
+                manual_protect=manual_protect and (kind != "ring" or kinds == ["ring"]),
                 write_percent=write_percent,
                 hot_percent=hot_percent,
-                think_s=parse_time(think) / 1e9,
+                think_s=thinks / 1e9,
                 bandwidth=link or None,
                 downtime_s=parse_time(downtime) / 1e9,
                 rounds=rounds,
@@ -112,7 +114,7 @@ def migrate(
                 take_backs=take_backs,
                 too_early=too_early,
                 seed=(seed + number) % 2**64,
-                think_how="spin" if spin else "sleep",
+                think_how="spin" if spin and thinks else "sleep",
                 costs=paid,
             )
             title = f"{kind} log, {one.value}" + (f", seed {options.seed}" if runs > 1 else "")
@@ -193,7 +195,7 @@ def _print(reports: list[tuple[Migrate, MigrateReport]], memory: str) -> None:
     for options, found in reports:
         if not found.complete:
             sent = f"{found.pages_sent:,} pages sent, {len(found.rounds)} rounds done, nothing compared"
-            print(f"{options.log} log, {Policy(options.policy).value}: interrupted; {sent}")
+            print(f"{options.log} log, {Policy(options.policy).value}: interrupted in {found.cut}; {sent}")
     lost = sum(found.lost_bytes or 0 for _, found in reports)
     wrong = sum(found.wrong_reads for _, found in reports)
     broken = sum(found.violations for _, found in reports)

@@ -150,7 +150,9 @@ def demand_paging(
 
     Options mean what they mean in KVM's demand_paging_test. Ends with 1 if a byte was wrong at the end.
     """
-    paid = costs.read(tlbi=stall_tlbi, exit=exit_cost, cache=cache_cost, allocation=allocation_cost, spin=spin)
+    paid = costs.read(
+        tlbi=stall_tlbi, exit=exit_cost, cache=cache_cost, allocation=allocation_cost, spin=spin, beside=delay
+    )
     common = common_options(bytes_, backing, slots, semantics, paid)
     every = [
         DemandPaging(
@@ -168,8 +170,9 @@ def demand_paging(
 
     def tell(_: Runnable, report: DemandPagingReport) -> None:
         print_steps(report)
-        print(f"Per-vcpu demand paging rate: {report.rate_per_vcpu:f} pgs/sec/vcpu")
-        print(f"Overall demand paging rate:  {report.rate:f} pgs/sec")
+        if report.written:
+            print(f"Per-vcpu demand paging rate: {report.rate_per_vcpu:f} pgs/sec/vcpu")
+            print(f"Overall demand paging rate:  {report.rate:f} pgs/sec")
         wrong = "" if report.wrong_pages is None else f", wrong pages: {report.wrong_pages:,}"
         print(f"Pages of the host supplied: {report.supplied:,}, there already: {report.existed:,}{wrong}")
 

@@ -211,7 +211,7 @@ def dirty_log_page(runs: Sequence[tuple[Policy | str, DirtyLogReport]], options:
     runs = [(Policy(policy), report) for policy, report in check_pairs(runs, str, DirtyLogReport, "runs")]
     rows = [
         [_plain(policy), report.vcpus, phase.phase, f"{phase.elapsed_ns / 1e9:.6f}", f"{sum(phase.faults.values()):,}",
-         f"{phase.frames:,}", "" if phase.dirty_pages is None else f"{phase.dirty_pages:,}"]
+         f"{phase.frames:,}", "" if phase.found is None else f"{phase.found:,}"]
         for policy, report in runs for phase in report.phases
     ]  # fmt: skip
     options = dict(options)

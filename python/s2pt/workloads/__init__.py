@@ -12,8 +12,8 @@ Examples
 
 from __future__ import annotations
 
+from s2pt._steps import Report, Step
 from s2pt.workloads.access_tracking import AccessTracking
-from s2pt.workloads.common import Report, Step
 from s2pt.workloads.demand_paging import DemandPaging, DemandPagingReport
 from s2pt.workloads.memslots import Memslots, MemslotsReport
 from s2pt.workloads.page_table import PageTable, PageTableReport

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from s2pt import _running
 from s2pt._core import AccessTrackingJob
-from s2pt.workloads.common import Experiment, Report, make
+from s2pt._steps import Report, make
+from s2pt.workloads.common import Experiment
 
 __all__ = ["AccessTracking"]
 
@@ -20,19 +21,18 @@ class AccessTracking(Experiment):
 
     Attributes
     ----------
+    overlap : bool
+        Every vCPU goes through the memory of all.
     hardware_af : bool
         Hardware sets the access flag.
-
-    Notes
-    -----
-    Of the common options `seed` means nothing here.
     """
 
+    overlap: bool = False
     hardware_af: bool = False
 
     def job(self) -> AccessTrackingJob:
         """Prepare the run, for who wants to watch it himself; nothing runs yet."""
-        return AccessTrackingJob(self.setup(), hardware_af=self.hardware_af)
+        return AccessTrackingJob(self.setup(overlap=self.overlap), hardware_af=self.hardware_af)
 
     def run(self, *, progress: _running.Progress = None, poll_s: float = 0.05) -> Report:
         """Run it on threads of its own, and wait for it; as `Vm.run`.

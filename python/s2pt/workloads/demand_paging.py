@@ -6,21 +6,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 from s2pt import _running
+from s2pt._checks import check_heeded, check_type
 from s2pt._core import DemandPagingJob
+from s2pt._steps import Report, make
 from s2pt.costs import NOTHING, Cost
-from s2pt.workloads.common import Experiment, Report, make
+from s2pt.workloads.common import Experiment
 
 __all__ = ["DemandPaging", "DemandPagingReport"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DemandPagingReport(Report):
     """A whole run, and what was supplied.
 
     Attributes
     ----------
-    pages : int
-        Pages of one vCPU.
+    pages, written : int
+        Pages of one vCPU, and those that all vCPUs wrote: less than all if the run was ended early.
     supplied, existed : int
         Pages of the host's size that suppliers gave, and how often one was there already, or on its way.
     wrong_pages : int or None
@@ -28,6 +30,7 @@ class DemandPagingReport(Report):
     """
 
     pages: int
+    written: int
     supplied: int
     existed: int
     wrong_pages: int | None
@@ -39,19 +42,20 @@ class DemandPagingReport(Report):
 
     @property
     def rate_per_vcpu(self) -> float:
-        """Pages a second that a vCPU got; 0 if it did not come to its end."""
-        return self.pages / self.seconds if self.complete and self.seconds else 0.0
+        """Pages a second that a vCPU got, while it ran; 0 if it got none."""
+        return self.rate / self.vcpus if self.vcpus else 0.0
 
     @property
     def rate(self) -> float:
-        """Pages a second that all vCPUs got."""
-        return self.rate_per_vcpu * self.vcpus
+        """Pages a second that all vCPUs got, while they ran; 0 if they got none."""
+        return self.written / self.seconds if self.seconds else 0.0
 
     def __str__(self) -> str:
         wrong = "not known" if self.wrong_pages is None else self.wrong_pages
+        rates = f"{self.rate_per_vcpu:,.0f} pages a second and vCPU, {self.rate:,.0f} in all"
         lines = [
             Report.__str__(self),
-            f"{self.rate_per_vcpu:,.0f} pages a second and vCPU, {self.rate:,.0f} in all",
+            *([rates] if self.written else []),
             f"{self.supplied} pages of the host supplied, {self.existed} were there; wrong pages {wrong}",
         ]
         return "\n".join(lines)
@@ -67,6 +71,8 @@ class DemandPaging(Experiment):
 
     Attributes
     ----------
+    overlap : bool
+        Every vCPU goes through the memory of all.
     supply : str
         ``"kernel"``: pages are there at once; ``"missing"``: a supplier copies each; ``"minor"``: he lets a page be
         mapped that was filled before.
@@ -77,11 +83,9 @@ class DemandPaging(Experiment):
     delay : Cost or str
         What a supplier takes before he gives a page.
 
-    Notes
-    -----
-    Of the common options `seed` means nothing here.
     """
 
+    overlap: bool = False
     supply: Literal["kernel", "missing", "minor"] = "kernel"
     one_queue: bool = False
     readers: int = 1
@@ -89,12 +93,17 @@ class DemandPaging(Experiment):
 
     def job(self) -> DemandPagingJob:
         """Prepare the run, for who wants to watch it himself; nothing runs yet."""
+        delay = check_type(Cost.parse(self.delay) if isinstance(self.delay, str) else self.delay, Cost, "delay")
+        by_supplier, why = self.supply != "kernel", "the kernel has all pages, nobody is asked for them"
+        check_heeded("one_queue", self.one_queue, False, by_supplier, why)
+        check_heeded("readers", self.readers, 1, by_supplier, why)
+        check_heeded("delay", delay.ns, 0, by_supplier, why)
         return DemandPagingJob(
-            self.setup(),
+            self.setup(overlap=self.overlap),
             supply=self.supply,
             one_queue=self.one_queue,
             readers=self.readers,
-            delay=Cost.parse(self.delay) if isinstance(self.delay, str) else self.delay,
+            delay=delay,
         )
 
     def run(self, *, progress: _running.Progress = None, poll_s: float = 0.05) -> DemandPagingReport:

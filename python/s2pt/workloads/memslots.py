@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from s2pt import _running
+from s2pt._checks import check_heeded, nanoseconds
 from s2pt._core import MemslotsJob
-from s2pt.workloads.common import Experiment, Report, make
+from s2pt._steps import Report, make
+from s2pt.workloads.common import Experiment
 
 __all__ = ["Memslots", "MemslotsReport"]
 
 SlotTest = Literal["map", "unmap", "unmap-chunked", "move-active", "move-inactive", "rw"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemslotsReport(Report):
     """A whole run: the slots are made, the test goes on, the slots are taken away.
 
@@ -64,13 +66,9 @@ class Memslots(Experiment):
         ``"move-active"``, ``"move-inactive"``: the host moves the last slot away and back, while the guest writes
         192 KiB of which half is in it, or none; ``"rw"``: guest and host write and check each other's words by turns.
     time_s : float
-        How long, in seconds, unless `iterations` says how often.
+        How long, in seconds, unless `iterations` says how often; once at least.
     iterations : int, optional
         How often: both halves, there and back, or one turn of each.
-
-    Notes
-    -----
-    Of the common options `overlap` and `seed` mean nothing here.
     """
 
     bytes_per_vcpu: int | str = "32MiB"
@@ -81,7 +79,9 @@ class Memslots(Experiment):
 
     def job(self) -> MemslotsJob:
         """Prepare the run, for who wants to watch it himself; nothing runs yet."""
-        return MemslotsJob(self.setup(), test=self.test, time_ns=round(self.time_s * 1e9), iterations=self.iterations)
+        time_ns = nanoseconds(self.time_s, "time_s")
+        check_heeded("time_s", self.time_s, 5.0, self.iterations is None, "iterations says how often it is done")
+        return MemslotsJob(self.setup(), test=self.test, time_ns=time_ns, iterations=self.iterations)
 
     def run(self, *, progress: _running.Progress = None, poll_s: float = 0.05) -> MemslotsReport:
         """Run it on threads of its own, and wait for it; as `Vm.run`.

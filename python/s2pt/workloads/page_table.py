@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from s2pt import _running
 from s2pt._core import PageTableJob
-from s2pt.workloads.common import Experiment, Report, make
+from s2pt._steps import Report, make
+from s2pt.workloads.common import Experiment
 
 __all__ = ["PageTable", "PageTableReport"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PageTableReport(Report):
     """A whole run, and what the table was in the end.
 
@@ -36,10 +37,6 @@ class PageTable(Experiment):
     where the host's pages are blocks, the first page of each is written, which breaks it, and its second half is read.
     Then logging ends. *Adjust*: every page, and blocks take the place of tables: with KVM's semantics by reads of what
     the broken blocks forgot, otherwise by writes.
-
-    Notes
-    -----
-    Of the common options `overlap` and `seed` mean nothing here.
     """
 
     def job(self) -> PageTableJob:

@@ -8,7 +8,7 @@ use crate::vm::{AccessError, Error};
 #[non_exhaustive]
 pub enum WorkloadError {
     /// An option is outside its range.
-    #[error("{what} is {value:#x}; it must be {min:#x} to {max:#x}")]
+    #[error("{what} is {value:#x}; it must be {min:#x} {}", most(*max))]
     Option {
         /// Which option.
         what: &'static str,
@@ -16,7 +16,7 @@ pub enum WorkloadError {
         value: u64,
         /// The least it may be.
         min: u64,
-        /// The most it may be.
+        /// The most it may be; `u64::MAX` if nothing else limits it.
         max: u64,
     },
     /// The memory of a vCPU is not whole pages.
@@ -86,6 +86,13 @@ pub enum WorkloadError {
     /// There are not enough threads.
     #[error(transparent)]
     Threads(#[from] NoThreads),
+}
+
+fn most(max: u64) -> String {
+    match max {
+        u64::MAX => String::from("or more"),
+        max => format!("to {max:#x}"),
+    }
 }
 
 const fn mebibytes(bytes: u64) -> u64 {

@@ -102,7 +102,8 @@ impl Expected {
 pub struct PhaseReport<P = Phase> {
     /// Which step.
     pub phase: P,
-    /// Whether it came to its end. The last step of a run that was cancelled may not have: what it counted is there then.
+    /// Whether it came to its end. The last step of a run that was cancelled did not, even if it had not begun yet: what it
+    /// counted is there.
     pub complete: bool,
     /// Wall time, until the last vCPU was done.
     pub elapsed: Duration,
@@ -129,7 +130,8 @@ impl<P> PhaseReport<P> {
 /// A whole run, step by step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunReport<P> {
-    /// Whether the run came to its end. If not, it was cancelled, and the steps are those up to there.
+    /// Whether the run came to its end. If not, it was cancelled: the steps are those up to there, the one that was cut short
+    /// being the last.
     pub complete: bool,
     /// vCPU threads.
     pub vcpus: usize,

@@ -42,10 +42,16 @@ impl<'v, M: TableMemory, T: Maintenance, P: Copy + Display> Steps<'v, M, T, P> {
         Ok(result)
     }
 
-    fn begin(&self, phase: P) -> Result<(), Ended> {
-        self.control.go_on()?;
+    /// A step that is not begun because the run is to end is the one that was cut short, too.
+    fn begin(&mut self, phase: P) -> Result<(), Ended> {
         self.control.enter(phase);
-        Ok(())
+        self.control.go_on().inspect_err(|_: &Ended| {
+            let now = self.vm.stage2().tlb().maintenance();
+            self.note(phase, Duration::ZERO, Counters::default(), now);
+            if let Some(last) = self.phases.last_mut() {
+                last.complete = false;
+            }
+        })
     }
 
     /// Measures a pass of the vCPUs; `expected` are the faults that it should take.

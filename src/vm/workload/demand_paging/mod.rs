@@ -13,7 +13,7 @@ use super::room::Filled;
 use super::steps::{Steps, fresh};
 use crate::arch::{AccessKind, Ipa, Pa};
 use crate::memory::{Ram, TableMemory};
-use crate::sync::thread;
+use crate::sync::{AtomicU64, Ordering, thread};
 use crate::table::Tlb;
 use crate::vm::fault::described;
 use crate::vm::{Cost, Vcpu, Vm};
@@ -111,6 +111,8 @@ pub struct DemandPagingReport {
     pub run: RunReport<PagingPhase>,
     /// Pages of one vCPU.
     pub pages: u64,
+    /// Pages that all vCPUs wrote, each counting its own: so many times [`pages`](Self::pages), unless the end was not reached.
+    pub written: u64,
     /// Pages of the host's size that suppliers gave.
     pub supplied: u64,
     /// How often one found that the page he was asked for was there already, or on its way.
@@ -154,8 +156,13 @@ impl DemandPaging {
             translation: leaves.all(),
             ..Expected::default()
         });
+        let written = AtomicU64::new(0);
         let job = |vcpu: &mut Vcpu<'_, M, T>, index: usize, (): &()| {
-            write_all(vcpu, index, &region, &suppliers, &ram, control)
+            let mut done = 0;
+            let ended = write_all(vcpu, index, &region, &suppliers, &ram, control, &mut done);
+            // Relaxed: read when the vCPUs have gone home.
+            written.fetch_add(done, Ordering::Relaxed);
+            ended
         };
         let mut steps = Steps::new(vm, control);
         let host = |crew: &Crew<'_, (), Ended>| {
@@ -185,6 +192,7 @@ impl DemandPaging {
         Ok(DemandPagingReport {
             run,
             pages: region.share(0).1,
+            written: written.into_inner(),
             supplied,
             existed,
             wrong_pages: complete.then(|| wrong_pages(&ram, &region, rest)),
@@ -216,6 +224,7 @@ fn write_all<M: TableMemory, T: Maintenance>(
     suppliers: &Suppliers<'_>,
     ram: &Ram,
     control: &Control,
+    written: &mut u64,
 ) -> Result<(), Ended> {
     let (base, pages) = region.share(index);
     let largest = vcpu.vm().largest_size();
@@ -227,6 +236,7 @@ fn write_all<M: TableMemory, T: Maintenance>(
         })
         .map_err(|reason| WorkloadError::Access { vcpu: index, reason })?;
         ram.write(Pa::new(ipa.get()), 8, WRITTEN);
+        *written += 1;
         Ok(())
     })
 }

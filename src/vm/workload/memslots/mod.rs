@@ -79,7 +79,7 @@ pub struct Memslots {
     pub load: Load,
     /// What is done.
     pub test: SlotTest,
-    /// How long, unless it is said how often.
+    /// How long, unless it is said how often; an iteration at least.
     pub time: Duration,
     /// How often. An iteration is both halves, there and back, or one turn of each.
     pub iterations: Option<u64>,
@@ -215,6 +215,10 @@ impl Memslots {
 
     fn check<M: TableMemory, T: Tlb>(&self, vm: &Vm<M, T>) -> Result<Layout, WorkloadError> {
         self.load.validate()?;
+        match self.iterations {
+            Some(iterations) => within("iterations", iterations, 1, u64::MAX)?,
+            None => within("nanoseconds of a test", nanoseconds(self.time), 1, u64::MAX)?,
+        }
         let (page, each) = (vm.page_size(), self.load.bytes_per_vcpu);
         within("bytes per vCPU", each, 2 * page, MOST_BYTES)?;
         if !each.is_multiple_of(page) {
@@ -334,6 +338,10 @@ impl Memslots {
     }
 }
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// As much as a `Ram` can be.
 const MOST_BYTES: u64 = 1 << 42;
 
@@ -364,7 +372,7 @@ impl<'c> Clock<'c> {
         self.control.add(progress - self.told);
         self.told = progress;
         self.iterations
-            .map_or(elapsed < self.time, |iterations| done < iterations)
+            .map_or(elapsed < self.time || done == 0, |iterations| done < iterations)
     }
 }
 

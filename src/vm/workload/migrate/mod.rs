@@ -235,6 +235,7 @@ impl<M: TableMemory, T: Tlb> Migration<'_, M, T> {
     fn run(&self, machine: &Machine) -> Result<MigrateReport, WorkloadError> {
         let mut report = MigrateReport::default();
         report.complete = completed(self.steps(machine, &mut report))?;
+        report.cut = (!report.complete).then(|| self.control.step());
         self.crowd.fill(&mut report);
         report.longest_hold = self.vm.longest_hold();
         report.violations = machine.violated();
@@ -298,8 +299,8 @@ impl<M: TableMemory, T: Tlb> Migration<'_, M, T> {
         // In the modes in which everything counts as dirty this takes that back, before the first copy.
         self.harvest(None)?;
         loop {
-            self.end_early()?;
             self.control.enter(format_args!("round {}", report.rounds.len() + 1));
+            self.end_early()?;
             let since = Instant::now();
             transfer.send(&dirty)?;
             let sent = since.elapsed();

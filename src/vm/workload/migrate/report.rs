@@ -44,6 +44,8 @@ impl Throughput {
 pub struct MigrateReport {
     /// Whether the migration came to its end. If not, it was cancelled, and all else is what there was up to there.
     pub complete: bool,
+    /// The step in which it was cut short, as [`Control::step`](super::super::Control::step) names it; `None` if it was not.
+    pub cut: Option<String>,
     /// The rounds that were done while the guest ran.
     pub rounds: Vec<Round>,
     /// Pages copied in all; beyond those of the slot they were copied again.
