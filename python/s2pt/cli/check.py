@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 import s2pt.recording
+from s2pt._checks import check_heeded
 from s2pt.cli.common import console, print_json
 from s2pt.recording import Report
 
@@ -30,6 +31,7 @@ def check(
     json_: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check the order of break, TLBI, make and free in a recording; exit code 1 if a rule is broken."""
+    check_heeded("--leave-out-local", leave_out_local, False, casemate is not None, "it is of --casemate")
     recording = s2pt.recording.load(file)
     report = recording.check()
     if casemate is not None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from s2pt._checks import check_heeded
 from s2pt.cli.common import refuse
 from s2pt.costs import Cost, Costs
 from s2pt.errors import OptionError
@@ -41,8 +42,12 @@ def read(
     cache: str = "0ns",
     allocation: str = "0ns",
     spin: bool = False,
+    beside: str = "0ns",
 ) -> Costs:
-    """Read them; a mistake is a mistake in the option."""
+    """Read them; a mistake is a mistake in the option. `beside` is one more that `spin` is about."""
+    texts = (tlbi, exit, copy, cache, allocation, beside)
+    left_open = any(":" not in text and cost(text).ns for text in texts)
+    check_heeded("--spin", spin, False, left_open, "no cost leaves it open")
     tlbis, exits, copies, caches, frames = (cost(text, spin=spin) for text in (tlbi, exit, copy, cache, allocation))
     return Costs(tlbis, exits, copies, caches, frames)
 

@@ -9,6 +9,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from s2pt._checks import check_heeded
 from s2pt._core import explain_entry, explain_esr, explain_vtcr, explain_vttbr
 from s2pt.cli.common import console, print_json, refuse, size_option
 
@@ -62,6 +63,13 @@ def decode(
     """Explain a stage-2 entry, VTCR_EL2, VTTBR_EL2 or ESR_EL2 field by field."""
     number = _value(value, what.value)
     fields: Fields
+    shape = ("--level", level, 3), ("--granule", granule, "4KiB"), ("--lpa2", lpa2, False), ("--xnx", xnx, False)
+    other = ("--fwb", fwb, False), ("--pa-bits", pa_bits, 48), ("--dialect", dialect, Dialect.OWN)
+    of = {What.ENTRY: shape + other, What.VTTBR: (("--vtcr", vtcr, None),)}
+    of[What.ESR] = ("--far", far, None), ("--hpfar", hpfar, None)
+    for kind, options in of.items():
+        for option, given, default in options:
+            check_heeded(option, given, default, what is kind, f"it is about {kind.value}")
     if what is What.ENTRY:
         fields = explain_entry(
             number,

@@ -11,22 +11,25 @@ from rich.table import Table
 from rich.text import Text
 
 import s2pt.image
+from s2pt._checks import check_heeded
 from s2pt.cli.common import console, print_json
 from s2pt.image import Difference, Ptdump, Side
 from s2pt.types import format_size
 
 __all__ = ["diff"]
 
+SHOWN = 40
 _FILE = "A dump in format S2DUMP01 or KVM's stage2_page_tables text, plain or .xz."
 
 
 def diff(
     a: Annotated[Path, typer.Argument(metavar="A", help=_FILE)],
     b: Annotated[Path, typer.Argument(metavar="B", help="The other one, of either kind.")],
-    limit: Annotated[int, typer.Option("--limit", min=0, help="Print so many differences; 0: all of them.")] = 40,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Print so many differences; 0: all of them.")] = SHOWN,
     json_: Annotated[bool, typer.Option("--json", help="Print all differences as JSON.")] = False,
 ) -> None:
     """Compare two tables; exit code 0 if they are equal, 1 if they differ, 2 after an error."""
+    check_heeded("--limit", limit, SHOWN, not json_, "--json prints all differences")
     first, second = s2pt.image.load(a), s2pt.image.load(b)
     found = first.diff(second)
     texts = [one for one in (first, second) if isinstance(one, Ptdump)]

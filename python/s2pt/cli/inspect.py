@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 import s2pt.image
+from s2pt._checks import check_heeded
 from s2pt._core import Image, explain_vtcr, explain_vttbr
 from s2pt.cli import pictures
 from s2pt.cli.common import console, print_json, refuse
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect"]
 
+SHOWN = 40
+
 
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A dump in format S2DUMP01, plain or .xz.")],
-    limit: Annotated[int, typer.Option("--limit", min=0, help="Print so many runs of leaves; 0: all of them.")] = 40,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Print so many runs of leaves; 0: all of them.")] = SHOWN,
     json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     dump: Annotated[bool, typer.Option("--dump", help="Print only the text of KVM's stage2_page_tables.")] = False,
     style: Annotated[
@@ -36,6 +39,8 @@ def inspect(
     """Show a dumped table: registers decoded, geometry, runs of leaves, counts by size and permission."""
     if dump and json_:
         raise refuse("--dump prints text, --json prints JSON: choose one")
+    check_heeded("--style", style, DumpStyle.EXACT, dump, "it is of --dump")
+    check_heeded("--limit", limit, SHOWN, not (dump or json_), "--dump and --json print everything")
     pictures.check(plot)
     image = s2pt.image.open(file)
     pictures.write(plot, lambda: _draw(image))

@@ -11,11 +11,12 @@ import typer
 from rich import box
 from rich.table import Table
 
+from s2pt._checks import check_heeded
 from s2pt.cli import pictures
 from s2pt.cli.common import console, parse_numbers, parse_policies, print_json, refuse, size_option
 from s2pt.cli.options import BACKINGS
 from s2pt.errors import OptionError
-from s2pt.types import Policy, format_size
+from s2pt.types import Backing, Policy, format_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,6 +80,8 @@ def predict(
         raise refuse(f"backing {backing!r} is none of {', '.join(BACKINGS)}")
     if splits not in (None, "lazy", "exact"):
         raise refuse(f"splits must be lazy or exact, not {splits!r}")
+    blocks = BACKINGS[backing] is not Backing.PAGES
+    check_heeded("--splits", splits, None, blocks, "memory in pages has no blocks to be split")
     bytes_ = size_option(memory)
     try:
         from s2pt.lab.predict import predict as simulate

@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from s2pt._checks import check_heeded
 from s2pt.cli import costs
 from s2pt.cli.common import TLBIS, UntilInterrupted, parse_policies, print_json, refuse, watch
 from s2pt.trace import Kind, Outcome, Replay, ReplayReport, Trace, read
@@ -83,6 +84,7 @@ def replay(
     interrupt ends the replay: what it did up to there is told.
     """
     order = _order(order, threads, free, jobs)
+    check_heeded("--differences", differences, SHOWN, not json_, "--json prints all of them")
     policies = parse_policies(policy)
     stall = costs.read(tlbi=stall_tlbi).tlbi
     check_sizes(None if sizes is None else sizes.value, order.value, semantics)  # before the trace is read
