@@ -3,18 +3,17 @@
 //! The bytes are taken in when the object is made, so everything after that runs detached and cannot call back. Memory
 //! behind a Python function is read once, as far as the walk needs it.
 
+mod leaves;
 mod memory;
-
-use std::vec;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use super::convert::{AccessArg, BlocksArg, DialectArg, IpaArg, Number, OnErrors, PaArg};
-use super::{error, exit, explain, leaves, types};
-use crate::arch::{BlockRule, Dialect, El, EntryKind, Mapping, Vtcr, Vttbr};
+use super::convert::{AccessArg, BlocksArg, DialectArg, IpaArg, Number, PaArg};
+use super::{error, exit, explain, types};
+use crate::arch::{BlockRule, Dialect, El, EntryKind, Vtcr, Vttbr};
 use crate::image::{Dump, Image, ImageError, ImageOptions};
-use crate::sync::{Mutex, PoisonError};
+pub use leaves::ImageLeaves;
 pub use memory::Memory;
 use memory::{Reader, bytes};
 
@@ -75,18 +74,6 @@ impl PyImage {
         });
         opened.map(Self).map_err(|refused| error::dump(py, &refused))
     }
-
-    /// All leaves, or the first error unless errors are to be skipped.
-    fn collect(&self, py: Python<'_>, errors: OnErrors) -> PyResult<Vec<Mapping>> {
-        let collected = exit::detach(py, || {
-            let leaves = self.0.leaves();
-            match errors {
-                OnErrors::Raise => leaves.collect::<Result<Vec<_>, _>>(),
-                OnErrors::Skip => Ok(leaves.filter_map(Result::ok).collect()),
-            }
-        });
-        collected.map_err(|refused| error::dump(py, &refused))
-    }
 }
 
 fn options(fwb: Option<bool>, xnx: Option<bool>, dialect: Option<DialectArg>, blocks: BlocksArg) -> ImageOptions {
@@ -133,10 +120,31 @@ impl PyImage {
 
     /// Read a dump in format ``S2DUMP01`` out of bytes.
     ///
+    /// Parameters
+    /// ----------
+    /// data : bytes-like
+    ///     The whole file.
+    /// fwb, xnx, dialect, blocks
+    ///     As for the class.
+    ///
+    /// Returns
+    /// -------
+    /// Image
+    ///
     /// Raises
     /// ------
     /// ImageError
     ///     The bytes are none, or are cut off.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Stage2
+    /// >>> from s2pt.image import Image
+    /// >>> s2 = Stage2()
+    /// >>> _ = s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// >>> image = Image.from_bytes(s2.image().to_bytes())
+    /// >>> image.translate(0x4000_1234).pa == 0x8000_1234
+    /// True
     #[staticmethod]
     #[pyo3(signature = (
         data, *, fwb = None, xnx = None, dialect = None, blocks = BlocksArg(BlockRule::Architecture)
@@ -152,6 +160,10 @@ impl PyImage {
     }
 
     /// Write the table as a dump in format ``S2DUMP01``: every page of it, and the registers.
+    ///
+    /// Returns
+    /// -------
+    /// bytes
     ///
     /// Raises
     /// ------
@@ -226,48 +238,20 @@ impl PyImage {
         Ok(tables)
     }
 
-    /// Iterate over the leaves in order of IPA.
-    ///
-    /// Parameters
-    /// ----------
-    /// errors : str
-    ///     ``"raise"`` the first ImageError, or ``"skip"`` what cannot be read.
-    ///
-    /// Returns
-    /// -------
-    /// iterator of Mapping
-    ///     `memtype` is a plain text where MemAttr has a value without a name in `MemType`.
-    ///
-    /// Raises
-    /// ------
-    /// ImageError
-    ///     A table is not there, or is reached twice: the error has the IPA and the level. The whole table is walked
-    ///     before the first leaf is handed out.
-    #[pyo3(signature = (errors = OnErrors::Raise), text_signature = "($self, errors='raise')")]
-    fn leaves(&self, py: Python<'_>, errors: OnErrors) -> PyResult<ImageLeaves> {
-        let leaves = self.collect(py, errors)?;
-        Ok(ImageLeaves(Mutex::new(leaves.into_iter())))
-    }
-
-    fn __iter__(&self, py: Python<'_>) -> PyResult<ImageLeaves> {
-        self.leaves(py, OnErrors::Raise)
-    }
-
-    /// The leaves as a structured numpy array, with the fields of `Stage2.leaves_array`.
-    #[pyo3(signature = (errors = OnErrors::Raise), text_signature = "($self, errors='raise')")]
-    fn leaves_array<'py>(&self, py: Python<'py>, errors: OnErrors) -> PyResult<Bound<'py, PyAny>> {
-        let leaves = self.collect(py, errors)?;
-        let mut rows = leaves::Rows::new();
-        exit::detach(py, || leaves.iter().for_each(|leaf| rows.push(leaf)));
-        rows.into_array(py)
-    }
-
     /// The entries that are neither empty nor valid, and those without a meaning, in order of IPA.
     ///
     /// Returns
     /// -------
     /// list of tuple
     ///     IPA, level, the 64 bits, and what they say: ``"locked"``, ``"annotated 0x1"``, ``"reserved"``.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Stage2
+    /// >>> s2 = Stage2()
+    /// >>> s2.annotate(0x1000, 4096, 7)
+    /// >>> s2.image().invalid()
+    /// [(4096, 3, 28, 'annotated 0x7')]
     fn invalid(&self, py: Python<'_>) -> PyResult<Vec<(u64, i8, u64, String)>> {
         let found: Result<Vec<_>, ImageError> = exit::detach(py, || self.0.invalid().collect());
         let found = found.map_err(|refused| error::dump(py, &refused))?;
@@ -283,10 +267,28 @@ impl PyImage {
 
     /// The entries that a walk for an address reads, from the root down, each a `s2pt.Entry`.
     ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Any byte address.
+    ///
+    /// Returns
+    /// -------
+    /// list of Entry
+    ///
     /// Raises
     /// ------
     /// ImageError
     ///     The address is outside the IPA space, or a table on the way is not there.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Stage2
+    /// >>> s2 = Stage2()
+    /// >>> _ = s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// >>> image = s2.image()
+    /// >>> [(entry.level, entry.kind) for entry in image.path(0x4000_0000)]
+    /// [(1, 'table'), (2, 'leaf')]
     fn path<'py>(&self, py: Python<'py>, ipa: IpaArg) -> PyResult<Bound<'py, PyList>> {
         let path = self.0.path(ipa.0).map_err(|refused| error::dump(py, &refused))?;
         let list = PyList::empty(py);
@@ -311,6 +313,15 @@ impl PyImage {
     /// -------
     /// s2pt.explain.Explanation
     ///     A table that is not there is an external abort at the level of its entries.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Stage2
+    /// >>> s2 = Stage2()
+    /// >>> _ = s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// >>> image = s2.image()
+    /// >>> image.explain(0x4000_0000, "x").fault
+    /// WalkFault(kind=permission, level=2)
     #[pyo3(signature = (ipa, access = AccessArg::READ), text_signature = "($self, ipa, access='r')")]
     fn explain<'py>(&self, py: Python<'py>, ipa: IpaArg, access: AccessArg) -> PyResult<Bound<'py, PyAny>> {
         explain::explanation(py, &self.0.explain(ipa.0, access.0, El::El1))
@@ -328,26 +339,5 @@ impl PyImage {
 
     fn __repr__(&self) -> String {
         format!("<Image vtcr={:#x} vttbr={:#x}>", self.vtcr(), self.vttbr())
-    }
-}
-
-/// Iterator over the leaves of an `Image`, each a `Mapping`.
-#[pyclass(module = "s2pt._core", frozen)]
-pub struct ImageLeaves(Mutex<vec::IntoIter<Mapping>>);
-
-#[pymethods]
-impl ImageLeaves {
-    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
-    }
-
-    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        // Held while a leaf is taken, never while Python code runs.
-        let leaf = self.0.lock().unwrap_or_else(PoisonError::into_inner).next();
-        leaf.map(|leaf| types::mapping(py, &leaf)).transpose()
-    }
-
-    fn __length_hint__(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }

@@ -114,6 +114,17 @@ impl PyVm {
 
     /// What the MMU answers to an access at this moment; as `Stage2.translate`.
     ///
+    /// Parameters
+    /// ----------
+    /// ipa : int
+    ///     Any byte address.
+    /// access : Access or str
+    ///     ``"r"``, ``"w"`` or ``"x"``.
+    ///
+    /// Returns
+    /// -------
+    /// Translation
+    ///
     /// Raises
     /// ------
     /// TranslationFault, AccessFlagFault, PermissionFault
