@@ -2,7 +2,8 @@
 
 use core::iter::Peekable;
 
-use super::compare::{Difference, Differs, Piece, Side, compare};
+use super::compare::{Piece, compare};
+use super::difference::{Difference, Differs, Side};
 use super::walk::Entry;
 use super::{Image, ImageError, ReadMemory};
 use crate::arch::{EntryKind, Prot};

@@ -41,6 +41,7 @@
 mod answer;
 mod compare;
 mod diff;
+mod difference;
 mod dump;
 mod error;
 mod explain;
@@ -57,8 +58,9 @@ use alloc::vec::Vec;
 use crate::arch::{BlockRule, Dialect, Format, FormatOptions, Geometry, Ipa, Mapping, Pa, Vtcr, Vttbr};
 
 pub use answer::Answer;
-pub use compare::{Compare, Difference, Differs, Piece, Side, compare};
+pub use compare::{Compare, Piece, compare};
 pub use diff::{Comparable, diff};
+pub use difference::{Difference, Differs, Side};
 pub use dump::Dump;
 pub use error::ImageError;
 pub use explain::{Explanation, Next, Step};

@@ -18,8 +18,9 @@ mod write;
 
 use alloc::vec::Vec;
 
-use super::compare::{Piece, Side};
+use super::compare::Piece;
 use super::diff::Comparable;
+use super::difference::Side;
 use super::{Image, ImageError, ReadMemory};
 use crate::arch::{Ipa, Level, Prot};
 
