@@ -17,7 +17,7 @@ from s2pt.model import ModelStage2
 from s2pt.testing import Call
 from s2pt.testing.linearizability import History, Leaf, Operation, check, record
 from s2pt.testing.linearizability.record import _result
-from s2pt.types import Access, Changed, Existing, Mapped, MemType, Prot, Translation
+from s2pt.types import Access, Changed, Existing, Mapped, MemType, Prot, Semantics, Translation
 
 PAGE, BASE = 4096, 0x4000_0000
 P0, P1, P2 = (BASE + index * PAGE for index in range(3))
@@ -116,17 +116,43 @@ PAIRS = {
             ((11, 12), read(P1), LEAF),
         ],
     ),
-    "a refused map leaves nothing": (
+    "a refused map shows nothing": (
+        [
+            ((0, 1), map_(P1), MADE),
+            ((2, 9), map_(P0, 2 * PAGE, **ERROR), ("raised", "ConflictError", P1)),
+            ((3, 4), read(P0), None),
+            ((5, 6), map_(P0), MADE),
+            ((7, 8), read(P0), LEAF),
+        ],
         [
             ((0, 1), map_(P1), MADE),
             ((2, 9), map_(P0, 2 * PAGE, **ERROR), ("raised", "ConflictError", P1)),
             ((3, 4), read(P0), LEAF),
             ((5, 6), read(P0), None),
         ],
+    ),
+    "a refused map leaves nothing": (
+        [
+            ((0, 1), map_(P1), MADE),
+            ((2, 5), map_(P0, 2 * PAGE, **ERROR), ("raised", "ConflictError", P1)),
+            ((6, 7), read(P0), None),
+        ],
         [
             ((0, 1), map_(P1), MADE),
             ((2, 5), map_(P0, 2 * PAGE, **ERROR), ("raised", "ConflictError", P1)),
             ((6, 7), read(P0), LEAF),
+        ],
+    ),
+    "a refused map has met holes before": (
+        [
+            ((0, 1), map_(P0, 2 * PAGE), Mapped(2 * PAGE, 0)),
+            ((2, 5), map_(P0, 2 * PAGE, **ERROR), ("raised", "ConflictError", P1)),
+            ((3, 6), Call("unmap", P0, PAGE), PAGE),
+        ],
+        [
+            ((0, 1), map_(P0, 2 * PAGE), Mapped(2 * PAGE, 0)),
+            ((2, 5), map_(P0, 2 * PAGE, **ERROR), ("raised", "ConflictError", P1)),
+            ((6, 7), Call("unmap", P0, PAGE), PAGE),
         ],
     ),
     "a map that keeps": (
@@ -187,6 +213,37 @@ def test_one_thing_changed_and_there_is_no_order(name: str) -> None:
     verdict = check(history(*bad))
     assert not verdict
     assert "fits nowhere" in verdict.counterexample
+
+
+# What a table that fills hole after hole, and empties them again where a page is in the way, has shown meanwhile.
+SHOWN = {
+    "a page that was never mapped": [((3, 4), read(P0), LEAF), ((5, 6), read(P0), None)],
+    "a page that a peer was told is there, and lost": [((3, 4), map_(P0), KEPT), ((10, 11), read(P0), None)],
+    "a page that a peer could not have": [((3, 4), map_(P0, **ERROR), ("raised", "ConflictError", P0))],
+    "a page that a peer took away": [((3, 4), Call("unmap", P0, PAGE), PAGE)],
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_only_with_kvms_semantics_a_refused_map_may_have_filled_holes(name: str) -> None:
+    refused = ((2, 9), map_(P0, 2 * PAGE, **ERROR), ("raised", "ConflictError", P1))
+    seen = history(((0, 1), map_(P1), MADE), refused, *SHOWN[name])
+    assert not check(seen)
+    verdict = check(replace(seen, semantics=Semantics.KVM))
+    assert verdict, verdict.counterexample
+    # Not even with those when it has returned.
+    late = history(((0, 1), map_(P1), MADE), refused, ((12, 13), read(P0), LEAF), semantics=Semantics.KVM)
+    assert not check(late)
+
+
+def test_what_a_peer_changed_since_is_not_taken_back() -> None:
+    """A leaf that is old now is not the one that was filled in. In a block nobody knows whether it is."""
+    refused = ((2, 9), map_(P0, 2 * PAGE, **ERROR), ("raised", "ConflictError", P1))
+    aged = ((3, 4), Call("test_and_clear_young", P0, PAGE), True)
+    for af, blocks, fits in ((False, False, True), (True, False, False), (True, True, True)):
+        found = ((10, 11), read(P0), Leaf(OUT, Prot.RW, af=af))
+        seen = history(((0, 1), map_(P1), MADE), refused, aged, found, blocks=blocks, semantics=Semantics.KVM)
+        assert bool(check(seen)) is fits
 
 
 def test_the_counterexample_is_the_window() -> None:

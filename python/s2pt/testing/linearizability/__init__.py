@@ -5,9 +5,9 @@ takes effect at one moment between its call and its return, and in which `s2pt.m
 after the other, gives the same results. If there is none, the answer shows the operations that overlap and do not fit.
 
 The table does not promise that an operation on a range is one step: each page is (docs/design.md). So it is one step
-on each of its pages, at moments of their own, and its result must be what the pages add up to. One thing more is
-allowed: a `map` with ``existing="error"`` that is refused at a later page may have filled holes before it and emptied
-them again.
+on each of its pages, at moments of their own, and its result must be what the pages add up to. A `map` with
+``existing="error"`` that is refused at a page has found holes at those before it, and filled none. With KVM's semantics
+alone one thing more is allowed: it may have filled them, and emptied them again.
 
     from s2pt import Stage2
     from s2pt.testing import linearizability

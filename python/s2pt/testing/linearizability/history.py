@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from s2pt.testing.adapter import Call, TableConfig
-from s2pt.types import Prot
+from s2pt.types import Prot, Semantics
 
 __all__ = ["History", "Leaf", "Operation"]
 
@@ -105,12 +105,16 @@ class History:
     blocks : bool
         Whether the pages may be parts of blocks. The access flag belongs to the leaf, so in a block one page's
         ageing changes another's: then it is not judged, nor how many leaves were changed.
+    semantics : Semantics
+        With KVM's a `map` with ``existing="error"`` that is refused may have filled holes for a moment. All else is
+        judged alike: the model is exact.
     """
 
     operations: Sequence[Operation]
     pages: Sequence[int]
     config: TableConfig = field(default_factory=TableConfig)
     blocks: bool = False
+    semantics: Semantics = Semantics.EXACT
 
     def __post_init__(self) -> None:
         moments = [moment for operation in self.operations for moment in (operation.invoked, operation.returned)]

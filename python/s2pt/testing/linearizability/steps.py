@@ -16,7 +16,7 @@ from s2pt.errors import S2ptError
 from s2pt.model import ModelStage2
 from s2pt.testing.adapter import Call, TableConfig
 from s2pt.testing.linearizability.history import History, Leaf, Operation
-from s2pt.types import Changed, Existing, Mapped, Prot
+from s2pt.types import Changed, Existing, Mapped, Prot, Semantics
 
 __all__ = ["Page", "Part", "Request"]
 
@@ -65,6 +65,7 @@ class Request:
     def __init__(self, history: History, operation: Operation, others: Iterable[Operation]) -> None:
         self.operation = operation
         self._config, self._blocks = history.config, history.blocks
+        self._shows = history.semantics is Semantics.KVM
         self._whole = history.whole(operation)
         name, (how, value, *place) = operation.call.name, operation.result
         self.conflict = place[0] if how == "raised" and value == "ConflictError" else None
@@ -105,9 +106,13 @@ class Request:
             return None, total[1]
         return total
 
-    def optional(self, page: int) -> bool:
-        """Whether this page comes before the one for which a `map` was refused: it may have been filled and emptied."""
+    def passed(self, page: int) -> bool:
+        """Whether this page comes before the one for which a `map` was refused."""
         return self.conflict is not None and page < self.conflict
+
+    def optional(self, page: int) -> bool:
+        """Whether it may have been filled and emptied."""
+        return self._shows and self.passed(page)
 
     def steps(self, page: int, state: Page, phase: int) -> list[Step]:
         """Return what the operation can make of a page, with its part; in phase 1, an optional one takes it back."""
@@ -115,7 +120,13 @@ class Request:
             wanted = self._wanted(page)
             if phase == 0:
                 return [(wanted, _NOTHING)] if state is None else []
-            return [(None if state == wanted else state, _NOTHING)]
+            # In a block the flag is not judged, so it may be another leaf than the one that was filled in.
+            emptied: list[Page] = [None] if state == wanted else []
+            left: list[Page] = [state] if state != wanted or self._blocks else []
+            return [(now, _NOTHING) for now in emptied + left]
+        if self.passed(page):
+            # It was a hole when it was met, and is what it was.
+            return [(None, _NOTHING)] if state is None else []
         known = self._steps.get((page, state))
         if known is None:
             fitting = [step for step in self._answers(page, state) if self._fits(step[1])]
