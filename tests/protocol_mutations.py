@@ -34,7 +34,15 @@ ROOT = Path(__file__).resolve().parent.parent
 CATALOGUE = ROOT / "src/faults/protocol.rs"
 FLAGS = {"plain": "", "loom": "--cfg loom", "shuttle": "--cfg shuttle"}
 TARGETS = {
-    "plain": ["machine_mutations", "table_mutations", "bug_history", "table_frames", "vm", "table_stress"],
+    "plain": [
+        "machine_mutations",
+        "table_mutations",
+        "table_trail",
+        "bug_history",
+        "table_frames",
+        "vm",
+        "table_stress",
+    ],
     "loom": ["lib", "loom_mutations", "loom_table"],
     "shuttle": ["shuttle_table"],
 }
@@ -248,12 +256,14 @@ def markdown(known: dict[str, str], results: list[Result]) -> str:
             f"| `{result.mutation}` | {cell(known[result.mutation])} | {who.build}: `{who.target}` `{who.test}` | "
             f"{cell(result.how)} | {result.seconds:.1f} |"
         )
-    lines += ["", "## Survivors", "", "| mutation | what is wrong | why nothing here notices, and what would |"]
-    lines += ["|---|---|---|"]
-    for result in results:
-        if not result.catcher:
-            why = SURVIVORS.get(result.mutation, "**unexplained**")
-            lines.append(f"| `{result.mutation}` | {cell(known[result.mutation])} | {cell(why)} |")
+    survived = [result.mutation for result in results if not result.catcher]
+    lines += ["", "## Survivors", ""]
+    if survived:
+        lines += ["| mutation | what is wrong | why nothing here notices, and what would |", "|---|---|---|"]
+    for name in survived:
+        lines.append(f"| `{name}` | {cell(known[name])} | {cell(SURVIVORS.get(name, '**unexplained**'))} |")
+    if not survived:
+        lines.append("None.")
     return "\n".join(lines) + "\n"
 
 

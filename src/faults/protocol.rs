@@ -24,7 +24,6 @@ catalogue! {
     ThawRelaxed: "thaw: Release is Relaxed",
     LockRelaxed: "lock: Acquire is Relaxed",
     FreezeRelaxed: "freeze: Acquire of the exchange is Relaxed",
-    FoundRelaxed: "an exchange that lost: Acquire of what it found is Relaxed",
     // Break before make.
     BreakSkipped: "a leaf gets another output in place, without a break (R3)",
     BatchMadeFirst: "entries locked together are made before their TLBI (R5)",
@@ -142,6 +141,7 @@ catalogue! {
     // Frames of operations.
     ReservedAfterBreak: "a cut looks for its frames after the break (R9)",
     PlanUnreserved: "map counts its frames and does not set them aside",
+    ClaimShown: "map with existing=error fills hole after hole, and empties them again where a page is in the way",
     UndoForgotten: "map with existing=error leaves what it did before it was refused",
     ReserveKept: "frames that were set aside and not used are not given back",
     CacheClaimKept: "claims on a vCPU's own frames are not given back",
@@ -153,7 +153,6 @@ catalogue! {
     CountedEarly: "a frame counts as free before it is on the free list",
     PushRelaxed: "free list, push: Release is Relaxed",
     PopRelaxed: "free list, pop: Acquire of the head is Relaxed",
-    PopTakenRelaxed: "free list, pop: Acquire of the exchange is Relaxed",
     PopFoundRelaxed: "free list, pop: Acquire of an exchange that lost is Relaxed",
     PushLinkLate: "free list, push: the link is written after the exchange",
     TagKept: "free list: the tag of the head does not change",

@@ -280,8 +280,8 @@ impl Arena {
         }
     }
 
-    /// Zeroes a frame and puts it where `take` finds it. The caller then says what it counts as, in this order: whoever
-    /// is told that there is room must find the frame.
+    /// Zeroes a frame and puts it where `take` finds it. What it counts as is said afterwards (`Counts`): whoever is told
+    /// that there is room must find the frame.
     fn recycle(&self, frame: Frame) {
         frame.check_owner(self.id);
         let index = self.region.index(frame.into_pa());
@@ -361,14 +361,11 @@ impl TableMemory for Arena {
     }
 
     fn free(&self, frame: Frame) {
-        mutated!(CountedEarly, self.counts.release(1));
-        self.recycle(frame);
-        mutated!(CountedEarly, (), self.counts.release(1));
+        self.counts.free(|| self.recycle(frame));
     }
 
     fn put_back(&self, frame: Frame) {
-        self.recycle(frame);
-        self.counts.put_back();
+        self.counts.put_back(|| self.recycle(frame));
     }
 
     fn free_root(&self, root: Pa, frames: u32) {

@@ -6,8 +6,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// `in use << 32 | reserved`.
 ///
 /// Reservation is what makes `take` infallible: as long as `in use + reserved` stays within the capacity, there is
-/// one physical frame for every reservation. The other half of that promise is the order in `Arena::free`: the frame
-/// goes onto the free list *before* the count says so.
+/// one physical frame for every reservation. The other half of that promise is the order in [`free`](Self::free) and
+/// [`put_back`](Self::put_back): the frame goes onto the free list *before* the count says so.
 #[derive(Debug, Default)]
 pub(super) struct Counts(AtomicU64);
 
@@ -68,7 +68,15 @@ impl Counts {
         assert!(split(before).1 > 0, "take() without a reservation");
     }
 
-    /// `frames` frames are no longer in use. They must be on a free list already.
+    /// A frame in use goes where `push` puts it, and counts as free then.
+    #[inline]
+    pub(super) fn free(&self, push: impl FnOnce()) {
+        mutated!(CountedEarly, self.release(1));
+        push();
+        mutated!(CountedEarly, (), self.release(1));
+    }
+
+    /// `frames` frames are no longer in use. They must be where a `take` finds them already.
     pub(super) fn release(&self, frames: usize) {
         // Release: pairs with the acquire in `add`; see there.
         let release = mutated!(ReleaseRelaxed, Ordering::Relaxed, Ordering::Release);
@@ -80,8 +88,10 @@ impl Counts {
         );
     }
 
-    /// One frame in use becomes a reserved one. It must be on a free list already.
-    pub(super) fn put_back(&self) {
+    /// A frame in use goes where `push` puts it, and is a reserved one then.
+    #[inline]
+    pub(super) fn put_back(&self, push: impl FnOnce()) {
+        push();
         // Release: as in `release`. The reservation may be given back and be somebody else's next.
         let release = mutated!(ReleaseRelaxed, Ordering::Relaxed, Ordering::Release);
         let before = self.0.fetch_sub(IN_USE - 1, release);

@@ -71,10 +71,14 @@ impl FreeList {
             // Relaxed: made visible by the acquire of `head`. A peer may have popped and pushed this frame meanwhile
             // and changed the link; then the tag differs and the exchange fails.
             let next = links.next(head as u32).load(Ordering::Relaxed);
-            // Acquire also where it fails: the loop goes on with the head it saw.
-            let taken = mutated!(PopTakenRelaxed, Ordering::Relaxed, Ordering::Acquire);
+            // Relaxed where it succeeds: no two writes leave the same head (its tag), so the one that it replaces is the
+            // one that `head` was read from, and that read acquired. Acquire where it fails: the loop goes on with the
+            // head it saw.
             let found = mutated!(PopFoundRelaxed, Ordering::Relaxed, Ordering::Acquire);
-            match self.head.compare_exchange_weak(head, retag(head, next), taken, found) {
+            match self
+                .head
+                .compare_exchange_weak(head, retag(head, next), Ordering::Relaxed, found)
+            {
                 Ok(_) => return Some(head as u32),
                 Err(seen) => head = seen,
             }

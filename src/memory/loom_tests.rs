@@ -131,10 +131,8 @@ fn a_granted_reservation_finds_a_frame() {
         let peer = {
             let pool = pool.clone();
             thread::spawn(move || {
-                pool.push(frames[0]);
-                pool.counts.release(1);
-                pool.push(frames[1]);
-                pool.counts.put_back();
+                pool.counts.free(|| pool.push(frames[0]));
+                pool.counts.put_back(|| pool.push(frames[1]));
                 pool.counts.unreserve(1);
             })
         };
@@ -148,8 +146,7 @@ fn a_granted_reservation_finds_a_frame() {
         peer.join().unwrap();
         assert_eq!(pool.counts.get(), (taken.len(), 0));
         for index in taken {
-            pool.push(index);
-            pool.counts.release(1);
+            pool.counts.free(|| pool.push(index));
         }
         pool.assert_whole();
     });

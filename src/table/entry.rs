@@ -52,6 +52,10 @@ pub(crate) struct Table<'g> {
     generation: u32,
 }
 
+/// A peer changed the entry first. What he wrote is not said: who wants to know reads it again (R1), and that acquires.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lost;
+
 /// A table that this thread has seen under the guard that it still holds.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Seen {
@@ -183,13 +187,20 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
         pte
     }
 
-    /// The one compare-exchange. Exclusive access stores plainly: nobody else can have changed the entry.
+    /// The one compare-exchange. Who lost it learns no more than that.
     #[inline]
-    fn swap(&self, table: Table<'_>, index: usize, old: Pte, new: Pte, success: Ordering) -> Result<(), Pte> {
+    fn swap(&self, table: Table<'_>, index: usize, old: Pte, new: Pte, success: Ordering) -> Result<(), Lost> {
+        self.exchange(table, index, old, new, success).map_err(|_| Lost)
+    }
+
+    /// It, and what was found instead: a value to compare with once more, not one to follow. Exclusive access stores plainly:
+    /// nobody else can have changed the entry.
+    #[inline]
+    fn exchange(&self, table: Table<'_>, index: usize, old: Pte, new: Pte, success: Ordering) -> Result<(), Pte> {
         let entry = &table.entries[index];
         if A::SHARED {
-            let failure = mutated!(FoundRelaxed, Ordering::Relaxed, Ordering::Acquire);
-            let swapped = entry.compare_exchange(old.raw(), new.raw(), success, failure);
+            // Relaxed where it fails: a freeze exchanges what it found once more, and that acquires; nobody else is told.
+            let swapped = entry.compare_exchange(old.raw(), new.raw(), success, Ordering::Relaxed);
             self.check_alive(table);
             swapped.map_err(Pte::from_raw)?;
         } else {
@@ -214,7 +225,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
 
     /// R2: an invalid entry becomes valid. What `new` points to must be complete: the exchange releases it.
     #[inline]
-    pub(crate) fn publish(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
+    pub(crate) fn publish(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Lost> {
         debug_assert!(!old.is_valid() && !old.is_locked() && !old.is_frozen() && new.is_valid());
         mutated!(PublishBlind, return self.blind(table, index, old, new));
         mutated!(
@@ -227,7 +238,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
 
     /// R4: permissions, access flag, dirty state or software bits of a leaf change in place. The caller owes the TLBI.
     #[inline]
-    pub(crate) fn change(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
+    pub(crate) fn change(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Lost> {
         debug_assert!(old.is_valid() && new.is_valid());
         mutated!(ChangeBlind, return self.blind(table, index, old, new));
         mutated!(
@@ -240,7 +251,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
 
     /// An owner's mark comes or goes. Neither value is seen by hardware, so no TLBI is due.
     #[inline]
-    pub(crate) fn mark(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
+    pub(crate) fn mark(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Lost> {
         debug_assert!(!old.is_valid() && !new.is_valid());
         mutated!(MarkBlind, return self.blind(table, index, old, new));
         mutated!(
@@ -252,7 +263,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
 
     /// The break: from here to [`make`](Self::make) the entry is the caller's alone. Nothing between may fail (R9).
     #[inline]
-    pub(crate) fn lock(&self, table: Table<'_>, index: usize, old: Pte) -> Result<(), Pte> {
+    pub(crate) fn lock(&self, table: Table<'_>, index: usize, old: Pte) -> Result<(), Lost> {
         debug_assert!(!old.is_locked() && !old.is_frozen());
         mutated!(LockBlind, return self.blind(table, index, old, Pte::LOCKED));
         mutated!(
@@ -287,7 +298,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
 
     /// Writes any value over an entry, past all rules: what a test needs to leave an entry as a peer would who died between
     /// break and make.
-    pub(crate) fn overwrite(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
+    pub(crate) fn overwrite(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Lost> {
         self.swap(table, index, old, new, Ordering::Release)
     }
 
@@ -352,7 +363,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
                 return Some(value);
             });
             let acquire = mutated!(FreezeRelaxed, Ordering::Relaxed, Ordering::Acquire);
-            match self.swap(table, index, value, value.freeze(), acquire) {
+            match self.exchange(table, index, value, value.freeze(), acquire) {
                 Ok(()) => return Some(value),
                 Err(found) => {
                     mutated!(FreezeStale, {
@@ -385,7 +396,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
 
     /// What mutations do in place of an exchange.
     #[cfg(s2pt_mutations)]
-    fn blind(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Pte> {
+    fn blind(&self, table: Table<'_>, index: usize, old: Pte, new: Pte) -> Result<(), Lost> {
         self.check_alive(table);
         table.entries[index].store(new.raw(), Ordering::Release);
         self.stored(table, index, old, new, true);
@@ -394,7 +405,7 @@ impl<'t, M: TableMemory, T: Tlb, A: Access> View<'t, M, T, A> {
 
     /// What a mutation does in place of a publish: the new table is linked empty, and filled then.
     #[cfg(s2pt_mutations)]
-    pub(crate) fn link_hollow(&self, at: &super::walk::At<'_>, old: Pte, new: Pte) -> Result<(), Pte> {
+    pub(crate) fn link_hollow(&self, at: &super::walk::At<'_>, old: Pte, new: Pte) -> Result<(), Lost> {
         let entries = self.core.memory.table(self.core.format.next_table(new));
         let values = entries.iter().map(|entry| entry.swap(0, Ordering::Relaxed));
         let values: alloc::vec::Vec<u64> = values.collect();

@@ -308,7 +308,7 @@ impl<M: TableMemory, T: Tlb, A: Access> View<'_, M, T, A> {
                 reserve.spare(self.tables_needed(root, &leaves) - 1);
             }
         }
-        if A::SHARED && !self.kvm() && options.existing == Existing::Error {
+        if mutated!(ClaimShown, false, A::SHARED && !self.kvm()) && options.existing == Existing::Error {
             return self.claim(start, end, leaves, reserve);
         }
         let mut visitor = Map::new(leaves, options, reserve, start);
