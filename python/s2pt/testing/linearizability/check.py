@@ -167,9 +167,11 @@ class _Search:
             progress = {entry[0]: entry[1] for entry in taken}
             done = progress.get(index, 0)
             if self.requests[index].optional(page):
-                if done != 1:
+                # It need not do anything; but what a peer did may rest on it.
+                if done == 2 or done == 0 and (state, taken) in configurations:
                     yield state, taken
-                    continue  # what it might still do, it need not
+                if done == 2:
+                    continue
             elif done:
                 yield state, taken
                 continue
