@@ -34,6 +34,7 @@ mod raw;
 mod reclaim;
 mod rewrite;
 mod semantics;
+mod shared;
 mod sinks;
 mod split;
 mod stage2;
@@ -64,12 +65,12 @@ pub use raw::Raw;
 pub use reclaim::Unlinked;
 pub use reclaim::{Access, Alone, Local};
 pub use semantics::{Semantics, WalkFlags};
+#[doc(hidden)]
+pub use shared::Core;
 #[cfg(all(test, feature = "std", not(any(loom, shuttle))))]
 pub(crate) use sinks::paid;
 #[cfg(feature = "std")]
 pub use sinks::{Cost, Counting, Counts, Record, Recording, Stall, StallKind};
-#[doc(hidden)]
-pub use stage2::Core;
 pub use stage2::Stage2;
 pub use stats::Stats;
 pub use stay::Stay;

@@ -4,7 +4,7 @@ use super::config::Config;
 use super::error::Error;
 use super::frames::{FrameCache, Reserve};
 use super::reclaim::{Access, Alone, Local, drain};
-use super::stage2::Core;
+use super::shared::Core;
 use super::tlb::{Null, Tlb};
 use super::way::Trail;
 use crate::arch::{Attrs, Format, Ipa, Level, Prot};
