@@ -2,6 +2,10 @@
 //!
 //! Everything of PyO3 is in this folder. Arguments become plain values in `convert.rs`, results the dataclasses of
 //! `s2pt/types.py` in `types.rs`, errors the exceptions of `s2pt/errors.py` in `error.rs`.
+//!
+//! A class and what can be called on it are a file and a folder: `stage2`, `vm`, `machine`, `image`. Long runs are jobs
+//! (`job.rs`), a file for each kind. What stands between a call and the core: `exit.rs` (away from the interpreter and
+//! back), `open.rs` (who is inside of a table), `hook.rs` (a sink's function), `fork.rs`, `signals.rs`.
 
 mod answers;
 mod arch;
