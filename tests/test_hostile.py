@@ -1,7 +1,8 @@
 """Every public call with hostile arguments: a right answer or a typed refusal, and nothing half done.
 
-What there is to call is found by looking (`hostile_surface`), what it is called with is in `hostile_values`, and
-what may come of it in `hostile_calls`. A long search: `pytest -m campaign tests/test_hostile.py -s`.
+What there is to call is found by looking (`hostile_surface`), what it is called on and with is in
+`hostile_receivers` and `hostile_values`, and what may come of it in `hostile_calls`. A long search:
+`pytest -m campaign tests/test_hostile.py -s`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import threading
 
 import hostile_calls
+import hostile_receivers
 import numpy as np
 import pytest
 from hostile_surface import EXEMPT, surface
@@ -46,7 +48,7 @@ def nothing_is_left(tmp_path, monkeypatch):
 
 
 def test_everything_public_is_fuzzed():
-    assert [f"not fuzzed: {name}" for name in hostile_calls.unknown()] == []
+    assert [f"not fuzzed: {name}" for name in hostile_receivers.unknown()] == []
 
 
 def test_what_is_exempt_exists():
@@ -64,7 +66,7 @@ def test_a_new_callable_is_noticed(monkeypatch):
     monkeypatch.setattr(
         s2pt, "BrandNew", type("BrandNew", (), {"work": lambda self: None, "__module__": "s2pt"}), raising=False
     )
-    missing = hostile_calls.unknown()
+    missing = hostile_receivers.unknown()
     assert any("brand_new(no_such_parameter)" in name for name in missing)
     assert any("BrandNew.work" in name for name in missing)
 
@@ -189,7 +191,7 @@ def test_wrong_kinds_of_objects_are_type_errors():
 
 def test_every_step_of_an_explanation_has_a_repr():
     for ipa in (0, 1 << 35, 1 << 41):
-        for step in hostile_calls.small_table().explain(ipa).steps:
+        for step in hostile_receivers.small_table().explain(ipa).steps:
             assert repr(step).startswith("Step(")
     assert "address=None" in repr(s2pt.Step(3, 0, 0, PAGE, "leaf"))
 
