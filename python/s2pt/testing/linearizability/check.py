@@ -168,7 +168,7 @@ class _Search:
             done = progress.get(index, 0)
             if self.requests[index].optional(page):
                 # It need not do anything; but what a peer did may rest on it.
-                if done == 2 or done == 0 and (state, taken) in configurations:
+                if done == 2 or (done == 0 and (state, taken) in configurations):
                     yield state, taken
                 if done == 2:
                     continue
