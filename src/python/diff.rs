@@ -99,6 +99,16 @@ impl PyImage {
     /// ------
     /// ImageError
     ///     One of the tables cannot be walked.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Stage2
+    /// >>> s2 = Stage2()
+    /// >>> _ = s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// >>> image = s2.image()
+    /// >>> _ = s2.unmap(0x4000_0000, 4096)
+    /// >>> image.diff(s2.image())
+    /// [Difference(ipa=0x40000000, size=4KiB, only_a), Difference(ipa=0x40001000, size=2044KiB, size)]
     #[pyo3(text_signature = "($self, other)")]
     fn diff<'py>(slf: &Bound<'py, Self>, other: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         list(slf.as_any(), other)

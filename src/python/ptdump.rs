@@ -48,6 +48,15 @@ impl PyImage {
     /// ------
     /// ImageError
     ///     A table is not there, or is reached twice.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Stage2
+    /// >>> s2 = Stage2()
+    /// >>> _ = s2.map(0x4000_0000, "2MiB", pa=0x8000_0000)
+    /// >>> image = s2.image()
+    /// >>> print(image.dump().splitlines()[2])
+    /// 0x0000000040000000-0x0000000040200000           2M 2   R W PXNUXN AF BLK
     #[pyo3(signature = (style = StyleArg::EXACT), text_signature = "($self, style='exact')")]
     pub fn dump(&self, py: Python<'_>, style: StyleArg) -> PyResult<String> {
         exit::detach(py, || self.image().ptdump(style.0)).map_err(|refused| error::dump(py, &refused))

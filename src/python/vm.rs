@@ -147,6 +147,19 @@ impl PyVm {
     }
 
     /// The leaves of the table as a structured numpy array, with the fields of `Stage2.leaves_array`.
+    ///
+    /// Returns
+    /// -------
+    /// numpy.ndarray
+    ///     One dimension, in ascending order; beside writers each leaf was there at some moment of the call.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import s2pt
+    /// >>> vm = s2pt.Vm(memory="64MiB")
+    /// >>> _ = vm.access(0x4000_0000, "w")
+    /// >>> vm.leaves_array()["size"].tolist()
+    /// [2097152]
     fn leaves_array<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.vm.stage2().config().geometry.ipa_limit();
         let rows = self.away(py, || leaves::Rows::of(&self.vm.stage2().handle(), Ipa::new(0), limit))?;
@@ -159,6 +172,14 @@ impl PyVm {
     /// -------
     /// s2pt.types.Stats
     ///     Beside writers each number is of some moment during the count.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import s2pt
+    /// >>> vm = s2pt.Vm(memory="64MiB")
+    /// >>> _ = vm.access(0x4000_0000, "w")
+    /// >>> vm.stats().mapped_bytes
+    /// 2097152
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let census = self.away(py, || self.vm.stage2().handle().stats())?;
         types::stats(py, &self.vm.stage2().config().geometry, &census)
@@ -199,6 +220,14 @@ impl PyVm {
     /// ------
     /// S2ptError
     ///     The VM was not made with ``sink="recording"``.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import s2pt
+    /// >>> vm = s2pt.Vm(memory="64MiB", sink="recording")
+    /// >>> _ = vm.access(0x4000_0000, "w")
+    /// >>> vm.trace().check().ok
+    /// True
     fn trace<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self.vm.stage2().tlb().watch() {
             Watch::Recording(recording) => events::recording(py, self.vm.stage2(), recording),
@@ -210,6 +239,20 @@ impl PyVm {
     }
 
     /// Wait until every table frame that was unlinked is free.
+    ///
+    /// Notes
+    /// -----
+    /// Waits for the calls of other threads that were under way, at most.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import s2pt
+    /// >>> vm = s2pt.Vm(memory="64MiB")
+    /// >>> _ = vm.access(0x4000_0000, "w")
+    /// >>> _ = vm.take_back(0x4000_0000, "64MiB")
+    /// >>> vm.drain()
+    /// >>> vm.frames_in_use  # the root
+    /// 2
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
         self.away(py, || self.vm.stage2().handle().drain())
     }

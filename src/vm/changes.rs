@@ -85,6 +85,15 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
 
     /// Which guest ranges (address, bytes) stand for host addresses [`host`, `host + size`), grown to whole pages: what a
     /// notifier of the host, which speaks of host addresses, means for this VM. Parts outside every slot are left out.
+    ///
+    /// ```
+    /// # use s2pt::arch::{Ipa, Pa};
+    /// # use s2pt::vm::{Slot, VmOptions};
+    /// # let vm = VmOptions::default().build(s2pt::table::Null)?;
+    /// # vm.create_slot(Slot::linear(0, Ipa::new(0x8000_0000), 64 << 20, Pa::new(0x4000_0000)))?;
+    /// assert_eq!(vm.guest_ranges(0x4000_1800, 0x1000), [(Ipa::new(0x8000_1000), 0x2000)]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn guest_ranges(&self, host: u64, size: u64) -> Vec<(Ipa, u64)> {
         let page = self.page_size();
         let end = host.saturating_add(size);

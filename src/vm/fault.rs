@@ -92,6 +92,8 @@ impl<M: TableMemory, T: Tlb> Vcpu<'_, M, T> {
     /// # Errors
     /// As [`handle_fault`](Self::handle_fault), and whatever `host` returns; [`Error::NoHostPage`] if it gives a page that
     /// may not be written for a write.
+    ///
+    /// An example of such a function is at [`access_with`](Self::access_with).
     pub fn handle_fault_with(
         &mut self,
         fault: &Fault,

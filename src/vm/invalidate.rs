@@ -115,6 +115,20 @@ impl<M: TableMemory, T: Tlb> Vm<M, T> {
     ///
     /// # Errors
     /// As [`take_back`](Self::take_back).
+    ///
+    /// ```
+    /// # use s2pt::arch::{AccessKind, Ipa, Pa};
+    /// # use s2pt::vm::{Slot, VmOptions};
+    /// # let vm = VmOptions::default().build(s2pt::table::Null)?;
+    /// # vm.create_slot(Slot::linear(0, Ipa::new(0x8000_0000), 64 << 20, Pa::new(0x4000_0000)))?;
+    /// # let mut vcpu = vm.vcpu();
+    /// vcpu.access(Ipa::new(0x8000_1000), AccessKind::Write)?;
+    /// let change = vm.invalidate(Ipa::new(0x8000_0000), 0x2000)?;
+    /// assert_eq!(change.taken().bytes, 0x2000);
+    /// // The host moves its pages here.
+    /// change.end();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn invalidate(&self, ipa: Ipa, size: u64) -> Result<Invalidation<'_>, Error> {
         let end = self.check_range(ipa, size)?;
         let mut invalidation = Invalidation::begin(&self.sequence, ipa.get(), end);

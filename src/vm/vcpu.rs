@@ -194,6 +194,20 @@ impl<'v, M: TableMemory, T: Tlb> Vcpu<'v, M, T> {
     ///
     /// # Errors
     /// As [`access`](Self::access), and whatever `host` returns.
+    ///
+    /// ```
+    /// # use s2pt::arch::{AccessKind, Ipa, MemType, Pa};
+    /// # use s2pt::vm::{HostPage, PaSource, Slot, VmOptions};
+    /// # let vm = VmOptions::default().build(s2pt::table::Null)?;
+    /// # vm.create_slot(Slot::linear(0, Ipa::new(0x8000_0000), 64 << 20, Pa::new(0x4000_0000)))?;
+    /// # let mut vcpu = vm.vcpu();
+    /// let memory = Slot::linear(1, Ipa::new(0x1_0000_0000), 2 << 20, Pa::new(0));
+    /// vm.create_slot(Slot { source: PaSource::Supplied, ..memory })?;
+    /// let page = HostPage { pa: Pa::new(0x5000), size: 0x1000, writable: true, memtype: MemType::Normal };
+    /// let host = |_: &Slot, _, _| Ok(page);
+    /// assert_eq!(vcpu.access_with(Ipa::new(0x1_0000_0008), AccessKind::Write, host)?.pa, Pa::new(0x5008));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn access_with(
         &mut self,
         ipa: Ipa,

@@ -132,6 +132,16 @@ impl PyCpu {
     ///     What is written; it fits in `size` bytes.
     /// size : int
     ///     Bytes: 1, 2, 4 or 8.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Machine, Stage2
+    /// >>> s2 = Stage2()
+    /// >>> cpu = Machine(s2).cpus[0]
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
+    /// >>> cpu.write(0x1000, 0xff, size=1)
+    /// >>> cpu.read(0x1000)
+    /// 255
     #[pyo3(signature = (ipa, value, size = Number(8)), text_signature = "($self, ipa, value, size=8)")]
     fn write(&self, py: Python<'_>, ipa: IpaArg, value: Number, size: Number) -> PyResult<()> {
         self.execute(py, access(py, ipa, AccessKind::Write, size, value.0)?)
@@ -144,6 +154,16 @@ impl PyCpu {
     /// ----------
     /// ipa : int
     ///     A multiple of 4.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Machine, Prot, Stage2
+    /// >>> s2 = Stage2()
+    /// >>> cpu = Machine(s2).cpus[0]
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000, prot=Prot.RWX)
+    /// >>> cpu.write(0x1000, 0xd503_201f, size=4)  # nop
+    /// >>> hex(cpu.fetch(0x1000))
+    /// '0xd503201f'
     fn fetch(&self, py: Python<'_>, ipa: IpaArg) -> PyResult<u64> {
         self.execute(py, access(py, ipa, AccessKind::Execute, Number(4), 0)?)
     }
@@ -188,6 +208,17 @@ impl PyCpu {
     /// -------
     /// int or None
     ///     0 for a write.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from s2pt import Machine, Stage2
+    /// >>> s2 = Stage2()
+    /// >>> cpu = Machine(s2).cpus[0]
+    /// >>> _ = s2.map(0x1000, 4096, pa=0x1000)
+    /// >>> cpu.write(0x1000, 42)
+    /// >>> cpu.begin(0x1000)
+    /// >>> cpu.finish()
+    /// 42
     fn finish(&self, py: Python<'_>) -> PyResult<Option<u64>> {
         self.walked.away(py, || self.cpu.finish())
     }

@@ -63,6 +63,15 @@ impl PyVm {
     /// Notes
     /// -----
     /// Its pages stay as they are; faults merge them to blocks again.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import s2pt
+    /// >>> vm = s2pt.Vm(memory="64MiB")
+    /// >>> vm.enable_dirty_log(0)
+    /// >>> vm.disable_dirty_log(0)
+    /// >>> vm.access(0x4000_3000, "w").level  # a block again
+    /// 2
     fn disable_dirty_log(&self, py: Python<'_>, slot: SlotId) -> PyResult<()> {
         self.away(py, || self.vm.disable_dirty_log(slot.0))?
             .map_err(|refused| error::vm(py, refused))
@@ -75,6 +84,11 @@ impl PyVm {
     /// slot : int
     ///     Its id.
     ///
+    /// Returns
+    /// -------
+    /// numpy.ndarray of uint64
+    ///     A word for each 64 pages of the slot.
+    ///
     /// Raises
     /// ------
     /// S2ptError
@@ -84,6 +98,15 @@ impl PyVm {
     /// -----
     /// In mode ``"auto"`` the bits are cleared and their pages protected: one TLBI over them, before the call returns.
     /// In the other modes it is a copy.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import s2pt
+    /// >>> vm = s2pt.Vm(memory="64MiB")
+    /// >>> vm.enable_dirty_log(0, "auto")
+    /// >>> _ = vm.access(0x4000_3000, "w")
+    /// >>> int(vm.dirty_log(0)[0]), int(vm.dirty_log(0)[0])
+    /// (8, 0)
     fn dirty_log<'py>(&self, py: Python<'py>, slot: SlotId) -> PyResult<Bound<'py, PyArray1<u64>>> {
         let words = self
             .away(py, || self.vm.dirty_log(slot.0))?
