@@ -48,22 +48,7 @@ fn step<M: TableMemory, T: Tlb, A: Access>(
     let geometry = view.config().geometry;
     let page = geometry.granule().size();
     let block = geometry.size(Level::L2);
-    let sizes = [
-        page,
-        page,
-        2 * page,
-        5 * page,
-        block / 2,
-        block,
-        block,
-        block + page,
-        2 * block,
-    ];
-    let size = sizes[random.below(sizes.len() as u64) as usize];
-    let mut ipa = window + random.below(4 * block / page) * page;
-    if random.below(2) == 0 {
-        ipa &= !(block - 1);
-    }
+    let (ipa, size) = random.range(window, page, block, 4);
     // Half of the outputs continue one line, so that blocks can form and merge.
     let pa = if random.below(2) == 0 {
         0x1_0000_0000 + ipa

@@ -20,4 +20,25 @@ impl Random {
     pub fn pick<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len() as u64) as usize]
     }
+    /// Where an operation begins in a window of so many blocks, and its bytes: one page or some, a block or more, half of
+    /// them from the start of a block on. It may end up to two blocks behind the window.
+    pub fn range(&mut self, window: u64, page: u64, block: u64, blocks: u64) -> (u64, u64) {
+        let sizes = [
+            page,
+            page,
+            2 * page,
+            5 * page,
+            block / 2,
+            block,
+            block,
+            block + page,
+            2 * block,
+        ];
+        let size = self.pick(&sizes);
+        let mut start = window + self.below(blocks * block / page) * page;
+        if self.below(2) == 0 {
+            start &= !(block - 1);
+        }
+        (start, size)
+    }
 }

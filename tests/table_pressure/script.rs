@@ -102,22 +102,7 @@ impl Script {
     pub fn next(&mut self) -> Call {
         let random = &mut self.random;
         let (page, block) = (self.geometry.granule().size(), self.geometry.size(Level::L2));
-        let sizes = [
-            page,
-            page,
-            2 * page,
-            5 * page,
-            block / 2,
-            block,
-            block,
-            block + page,
-            2 * block,
-        ];
-        let size = random.pick(&sizes);
-        let mut ipa = self.window + random.below(BLOCKS * block / page) * page;
-        if random.below(2) == 0 {
-            ipa &= !(block - 1);
-        }
+        let (mut ipa, size) = random.range(self.window, page, block, BLOCKS);
         let prot = random.pick(&[Prot::RW, Prot::RW, Prot::R, Prot::RWX, Prot::NONE]);
         let dice = random.below(26);
         let aligned = dice >= 20 || matches!(dice, 13 | 14);
