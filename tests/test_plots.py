@@ -10,6 +10,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from html.parser import HTMLParser
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from s2pt.lab.page import migrations_page
 from s2pt.lab.predict import Prediction
 from s2pt.migrate import Latency, Round, Throughput
 from s2pt.trace import Replay, read
-from s2pt.workloads import AccessTracking
+from s2pt.workloads import AccessTracking, DemandPaging, Memslots, PageTable
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = {"memory": "2MiB", "vcpus": 2, "bandwidth": "512MiB", "warm_up_s": 0.001, "rounds": 3, "downtime_s": 0.0005}
@@ -85,6 +86,55 @@ def test_predictions_have_bars_from_low_to_high() -> None:
     (axes,) = plots.times(predictions=rows).axes
     (bars,) = axes.containers[0][2]
     assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[0.5, 3.0], [32.0, 192.0]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "titles"),
+    [
+        (AccessTracking, {"populate": "Populate memory", "write": "Write it again", "mark idle 1": "Mark it idle",
+                          "write idle": "Write to idle memory"}),
+        (PageTable, {"create": "Create mappings", "update": "Break them up under logging",
+                     "adjust": "Make them again"}),
+        (DemandPaging, {"guest": "Get all pages"}),
+    ],
+)  # fmt: skip
+def test_the_passes_of_other_tests_are_those_of_the_report(kind: Any, titles: dict[str, str]) -> None:
+    options = [
+        kind(vcpus=n, bytes_per_vcpu="2MiB", policy=policy) for policy in ("parallel", "lockless") for n in (1, 2)
+    ]
+    ran = [(one, one.run()) for one in options]
+    figure = plots.steps(ran)
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title(loc="left") for axes in shown] == list(titles.values())
+    for axes, name in zip(shown, titles, strict=True):
+        for policy, line in zip(("parallel", "lockless"), axes.containers, strict=True):
+            expected = [
+                step.elapsed_ns / 1e9 for one, report in ran if one.policy == policy for step in report.phases
+                if step.phase == name
+            ]  # fmt: skip
+            assert (line.get_label(), list(line[0].get_ydata())) == (policy, expected)
+    first = {4: (0, 2)}.get(len(shown), (0,))
+    assert [axes.get_ylabel() for axes in shown] == ["time" if at in first else "" for at in range(len(shown))]
+
+
+def test_an_iteration_of_each_test_of_slots_has_a_panel() -> None:
+    tests: Any = ["map", "unmap", "unmap-chunked", "move-active", "rw"]
+    options = [Memslots(bytes_per_vcpu="2MiB", slots=2, test=test, iterations=2) for test in tests]
+    ran = [(one, one.run()) for one in options]
+    figure = plots.steps(ran)
+    assert [axes.axison for axes in figure.axes] == [True] * 5 + [False]
+    for axes, (one, report) in zip(figure.axes, ran, strict=False):
+        assert axes.get_title(loc="left") == f"An iteration of {one.test}"
+        assert axes.containers[0][0].get_ydata().tolist() == [report.ns_per_iteration / 1e9]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["time", "", "", "time", "", ""]
+
+
+def test_passes_that_were_cut_short_are_not_drawn() -> None:
+    options = AccessTracking(bytes_per_vcpu="64MiB", backing="pages")
+    with pytest.raises(OptionError, match="there are no times to draw"):
+        plots.steps([(options, options.run(progress=lambda done, total: False, poll_s=0))])
+    with pytest.raises(TypeError, match="first of each of runs must be Experiment"):
+        plots.steps([("lockless", None)])  # type: ignore[list-item]
 
 
 def test_names_of_counts_keep_apart() -> None:
@@ -232,6 +282,32 @@ def test_the_command_draws_and_writes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("access-tracking -b 2MiB -v 1,2", ["Mark it idle", "mark idle 2", "<dt>hardware_af</dt><dd>no</dd>"]),
+        ("page-table -b 2MiB -s thp", ["Make them again", ">blocks<", "<dt>bytes_per_vcpu</dt><dd>2MiB</dd>"]),
+        ("demand-paging -b 1MiB -u minor", ["Get all pages", ">wrong pages<", "<dt>supply</dt><dd>minor</dd>"]),
+        ("memslot -b 2MiB -n 2 -t map,rw", ["An iteration of rw", ">taken back<", "Seconds, all iterations"]),
+    ],
+)
+def test_the_neighbours_draw_and_write(
+    command: str, shown: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    svg, html = tmp_path / "n.svg", tmp_path / "n.html"
+    assert run([*command.split(), "--policy", "serial,lockless", "--plot", str(svg), "--html", str(html)]) == 0
+    assert shown[0] in svg.read_text()
+    text = html.read_text()
+    assert text.count("<svg") == 1
+    assert all(part in text for part in shown)
+    assert f"<title>s2pt {command.split()[0]}</title>" in text
+    assert "under serial, lockless." in text
+    assert run([command.split()[0], "--plot", str(tmp_path / "n.pdf")]) == 2
+    out, err = capsys.readouterr()
+    assert "ends in .svg or .png" in err
+    assert "Guest memory: " in out
+
+
 @pytest.mark.parametrize("command", ["migrate", "dirty-log", "predict"])
 def test_a_wrong_file_is_refused_before_anything_runs(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -332,6 +408,11 @@ def test_times_are_named_with_their_units() -> None:
     (axes,) = plots.times(predictions=close).axes
     axes.figure.draw_without_rendering()
     assert {"200 ms"} <= {label.get_text() for label in axes.get_yticklabels()}
+    for low, high in [(0.0102, 0.0117), (0.0054, 0.0191), (0.0021, 0.0049), (0.006, 0.09)]:
+        near = [Prediction("dirty", Policy.SERIAL, n, n, at, at, at) for n, at in ((1, low), (2, high))]
+        (axes,) = plots.times(predictions=near).axes
+        least, most = axes.get_ylim()
+        assert 2 <= sum(least <= at <= most for at in axes.yaxis.get_majorticklocs()) <= 8, (low, high)
 
 
 def test_long_tables_are_folded_up(runs: list[tuple[Migrate, MigrateReport]]) -> None:

@@ -13,32 +13,10 @@ from rich.table import Table
 from s2pt import vm
 from s2pt._core import DirtyLogJob
 from s2pt._steps import make
-from s2pt.cli import costs, pictures
-from s2pt.cli.common import (
-    TLBIS,
-    UntilInterrupted,
-    console,
-    parse_numbers,
-    print_json,
-    seconds,
-    size_option,
-    watch,
-)
-from s2pt.cli.options import (
-    BackingName,
-    Bytes,
-    Json,
-    Log,
-    Overlap,
-    Policies,
-    SemanticsName,
-    Slots,
-    Vcpus,
-    backing_option,
-    log_option,
-    policies_option,
-    semantics_option,
-)
+from s2pt.cli import pictures
+from s2pt.cli.common import TLBIS, UntilInterrupted, console, print_json, seconds, size_option, watch
+from s2pt.cli.options import Log, Overlap, log_option
+from s2pt.cli.shared import Shared, experiment
 from s2pt.costs import Costs
 from s2pt.types import format_size
 from s2pt.vm import DirtyLogReport
@@ -49,12 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["dirty_log"]
 
 
+@experiment()
 def dirty_log(
-    vcpus: Vcpus = ["1"],  # noqa: B006 - typer copies it
-    bytes_: Bytes = "1GiB",
+    shared: Shared,
     iterations: Annotated[int, typer.Option("-i", "--iterations", min=1, help="Dirty and harvest this often.")] = 2,
-    backing: BackingName = "pages",
-    slots: Slots = 1,
     overlap: Overlap = False,
     no_manual_protect: Annotated[
         bool, typer.Option("-g", "--no-manual-protect", help="Protect when logging starts and at each get, no clear.")
@@ -73,29 +49,17 @@ def dirty_log(
     ring_entries: Annotated[
         int, typer.Option("--ring-entries", min=16, max=65536, help="Entries of a vCPU's ring (--log ring).")
     ] = 65536,
-    policy: Policies = None,
-    semantics: SemanticsName = "exact",
-    stall_tlbi: costs.Tlbi = "0ns",
-    exit_cost: costs.Exit = "0ns",
-    cache_cost: costs.Cache = "0ns",
-    allocation_cost: costs.Allocation = "0ns",
-    spin: costs.Spin = False,
-    json_: Json = False,
-    plot: pictures.Plot = None,
-    html: pictures.Html = None,
 ) -> int:
     """Measure dirty logging: populate, log, dirty, get and clear, per vCPU count and lock policy.
 
     Options mean what they mean in KVM's dirty_log_perf_test. An interrupt ends the run: what it did until then is told.
     """
     kind = log_option(log)
-    counts = parse_numbers(vcpus)
-    policies = policies_option(policy)
     options: dict[str, Any] = {
-        "bytes_per_vcpu": size_option(bytes_),
+        "bytes_per_vcpu": shared.bytes_per_vcpu,
         "iterations": iterations,
-        "backing": backing_option(backing).value,
-        "slots": slots,
+        "backing": shared.backing.value,
+        "slots": shared.slots,
         "overlap": overlap,
         "manual_protect": not no_manual_protect,
         "write_percent": write_percent,
@@ -104,29 +68,28 @@ def dirty_log(
         "log": kind,
         "eager_chunk": vm.eager_chunk(kind, size_option(eager_chunk)),
         "ring_entries": vm.ring_entries(kind, ring_entries, 65536),
-        "semantics": semantics_option(semantics).value,
-        "costs": costs.read(tlbi=stall_tlbi, exit=exit_cost, cache=cache_cost, allocation=allocation_cost, spin=spin),
+        "semantics": shared.semantics.value,
+        "costs": shared.costs(),
     }
-    pictures.check(plot, html)
     runs: list[dict[str, Any]] = []
     with UntilInterrupted() as interrupt:
-        for count, one in product(counts, policies):
+        for count, one in product(shared.counts, shared.policies):
             job = DirtyLogJob(vcpus=count, policy=one.value, **options)
-            if not json_ and not runs:
+            if not shared.json and not runs:
                 _print_options(options)  # only now: the job has found nothing wrong with them
 
             def keep(result: dict[str, Any], policy: str = one.value) -> None:
                 runs.append({"policy": policy, **result})
-                if not json_:
+                if not shared.json:
                     _print_run(runs[-1])
 
             watch(job, f"{count} vCPUs, {one.value}:", keep)
     interrupt.check(runs)
-    if json_:
+    if shared.json:
         print_json({"command": "dirty-log", "options": _plain(options), "complete": not interrupt.seen, "runs": runs})
     else:
         _print_table(runs)
-    pictures.write(plot, lambda: _draw(runs), html, lambda: _page(runs, options), early=interrupt.seen)
+    pictures.write(shared.plot, lambda: _draw(runs), shared.html, lambda: _page(runs, options), early=interrupt.seen)
     return interrupt.code()
 
 

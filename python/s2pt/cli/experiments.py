@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rich import box
 from rich.table import Table
 
 from s2pt._steps import Report, Step, make
-from s2pt.cli.common import (
-    TLBIS,
-    Job,
-    UntilInterrupted,
-    console,
-    print_json,
-    seconds,
-    size_option,
-    watch,
-)
-from s2pt.cli.options import backing_option, semantics_option
+from s2pt.cli import pictures
+from s2pt.cli.common import TLBIS, UntilInterrupted, console, print_json, seconds, watch
+from s2pt.cli.shared import Shared
 from s2pt.costs import Costs
 from s2pt.types import Policy, format_size
+from s2pt.workloads import AccessTracking, DemandPaging, Memslots, PageTable
 
-__all__ = ["Runnable", "common_options", "policy_of", "print_steps", "print_times", "run_all", "said"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Runnable", "policy_of", "print_steps", "print_times", "run_all", "said"]
 
 R = TypeVar("R", bound=Report)
+
+Runnable: TypeAlias = AccessTracking | DemandPaging | Memslots | PageTable
 
 TITLES = {
     "populate": "Populating memory",
@@ -47,33 +45,6 @@ TITLES = {
 """The steps in the words of the tests."""
 
 
-class Runnable(Protocol):
-    """An experiment of `s2pt.workloads`."""
-
-    @property
-    def vcpus(self) -> int: ...  # noqa: D102
-    @property
-    def bytes_per_vcpu(self) -> int | str: ...  # noqa: D102
-    @property
-    def backing(self) -> str: ...  # noqa: D102
-    @property
-    def policy(self) -> str: ...  # noqa: D102
-    @property
-    def costs(self) -> Costs: ...  # noqa: D102
-    def job(self) -> Job: ...  # noqa: D102
-
-
-def common_options(bytes_: str, backing: str, slots: int, semantics: str, paid: Costs) -> dict[str, Any]:
-    """Give what all experiments are told alike, but for vCPUs and policy."""
-    return {
-        "bytes_per_vcpu": size_option(bytes_),
-        "backing": backing_option(backing),
-        "slots": slots,
-        "semantics": semantics_option(semantics),
-        "costs": paid,
-    }
-
-
 def policy_of(experiment: Runnable) -> str:
     """Give the name of its policy."""
     return Policy(experiment.policy).value
@@ -84,7 +55,7 @@ def run_all(
     every: Sequence[Runnable],
     kind: type[R],
     tell: Callable[[Runnable, R], None],
-    json_: bool,
+    shared: Shared,
     *,
     whose: str = "per vCPU",
     tables: Callable[[Sequence[tuple[Runnable, R]]], None] | None = None,
@@ -99,9 +70,9 @@ def run_all(
         experiment.job()  # what is wrong with the options of any is said before the first runs
     jobs = [experiment.job() for experiment in every[:1]]
     runs: list[tuple[Runnable, R]] = []
-    if not json_:
+    if not shared.json:
         first = every[0]
-        print(f"Guest memory: {format_size(int(first.bytes_per_vcpu))} {whose}, backing {first.backing}")
+        print(f"Guest memory: {format_size(shared.bytes_per_vcpu)} {whose}, backing {shared.backing}")
         if first.costs != Costs():
             print(f"Costs: {first.costs}")
     with UntilInterrupted() as interrupt:
@@ -111,19 +82,32 @@ def run_all(
             def keep(found: dict[str, Any], experiment: Runnable = experiment) -> None:
                 report = make(kind, found)
                 runs.append((experiment, report))
-                if not json_:
+                if not shared.json:
                     early = "" if report.complete else ": interrupted"
                     print(f"\nvCPUs {report.vcpus}, policy {policy_of(experiment)}{early}")
                     tell(experiment, report)
 
             watch(job, f"{experiment.vcpus} vCPUs, {policy_of(experiment)}:", keep)
     interrupt.check(runs)
-    if json_:
-        rows = [{"options": asdict(cast(Any, experiment)), **asdict(report)} for experiment, report in runs]
+    if shared.json:
+        rows = [{"options": asdict(experiment), **asdict(report)} for experiment, report in runs]
         print_json({"command": command, "complete": not interrupt.seen, "runs": rows})
     else:
         (tables or _print_table)(runs)
+    pictures.write(shared.plot, lambda: _draw(runs), shared.html, lambda: _page(command, runs), early=interrupt.seen)
     return interrupt.code(int(any(bad(report) for _, report in runs)))
+
+
+def _draw(runs: Sequence[tuple[Runnable, Report]]) -> Figure:
+    from s2pt.lab.plots import steps
+
+    return steps(runs)
+
+
+def _page(command: str, runs: Sequence[tuple[Runnable, Report]]) -> str:
+    from s2pt.lab.page import experiments_page
+
+    return experiments_page(f"s2pt {command}", runs)
 
 
 def print_steps(report: Report) -> None:

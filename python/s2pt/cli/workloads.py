@@ -9,19 +9,10 @@ from typing import Annotated, Literal, TypeVar, get_args
 import typer
 
 from s2pt.cli import costs
-from s2pt.cli.common import parse_list, parse_numbers, parse_time, refuse, seconds
-from s2pt.cli.experiments import Runnable, common_options, policy_of, print_steps, print_times, run_all, said
-from s2pt.cli.options import (
-    BackingName,
-    Bytes,
-    Json,
-    Overlap,
-    Policies,
-    SemanticsName,
-    Slots,
-    Vcpus,
-    policies_option,
-)
+from s2pt.cli.common import parse_list, parse_time, refuse, seconds
+from s2pt.cli.experiments import Runnable, policy_of, print_steps, print_times, run_all, said
+from s2pt.cli.options import Overlap
+from s2pt.cli.shared import Shared, experiment
 from s2pt.workloads import (
     AccessTracking,
     DemandPaging,
@@ -50,31 +41,20 @@ def _one_of(names: Sequence[N], text: str) -> N:
     return found
 
 
+@experiment()
 def access_tracking(
-    vcpus: Vcpus = ["1"],  # noqa: B006 - typer copies it
-    bytes_: Bytes = "1GiB",
-    backing: BackingName = "pages",
+    shared: Shared,
     overlap: Overlap = False,
-    slots: Slots = 1,
     hardware_af: Annotated[bool, typer.Option("--hardware-af", help="Hardware sets the access flag.")] = False,
-    policy: Policies = None,
-    semantics: SemanticsName = "exact",
-    stall_tlbi: costs.Tlbi = "0ns",
-    exit_cost: costs.Exit = "0ns",
-    cache_cost: costs.Cache = "0ns",
-    allocation_cost: costs.Allocation = "0ns",
-    spin: costs.Spin = False,
-    json_: Json = False,
 ) -> int:
     """Measure what it costs to ask which memory a guest uses: mark pages idle, access them again.
 
     Options mean what they mean in KVM's access_tracking_perf_test.
     """
-    paid = costs.read(tlbi=stall_tlbi, exit=exit_cost, cache=cache_cost, allocation=allocation_cost, spin=spin)
-    common = common_options(bytes_, backing, slots, semantics, paid)
+    common = shared.common()
     every = [
         AccessTracking(vcpus=count, policy=one, hardware_af=hardware_af, overlap=overlap, **common)
-        for count, one in product(parse_numbers(vcpus), policies_option(policy))
+        for count, one in product(shared.counts, shared.policies)
     ]
 
     def tell(_: Runnable, report: Report) -> None:
@@ -83,35 +63,20 @@ def access_tracking(
         if young:
             print(f"Leaves that were young when asked: {', then '.join(young)}")
 
-    return run_all("access-tracking", every, Report, tell, json_)
+    return run_all("access-tracking", every, Report, tell, shared)
 
 
+@experiment()
 def page_table(
-    vcpus: Vcpus = ["1"],  # noqa: B006 - typer copies it
-    bytes_: Annotated[
-        str, typer.Option("-b", "--bytes", metavar="SIZE", help="Guest memory, which all vCPUs go through.")
-    ] = "1GiB",
-    backing: BackingName = "pages",
-    slots: Slots = 1,
-    policy: Policies = None,
-    semantics: SemanticsName = "exact",
-    stall_tlbi: costs.Tlbi = "0ns",
-    exit_cost: costs.Exit = "0ns",
-    cache_cost: costs.Cache = "0ns",
-    allocation_cost: costs.Allocation = "0ns",
-    spin: costs.Spin = False,
-    json_: Json = False,
+    shared: Shared,
 ) -> int:
     """Measure how mappings are made, broken up under logging, and made again by all vCPUs on the same memory.
 
-    Options mean what they mean in KVM's kvm_page_table_test. Ends with 1 if a block was not made again.
+    The memory is of -b bytes in all. Options mean what they mean in KVM's kvm_page_table_test. Ends with 1 if a block
+    was not made again.
     """
-    paid = costs.read(tlbi=stall_tlbi, exit=exit_cost, cache=cache_cost, allocation=allocation_cost, spin=spin)
-    common = common_options(bytes_, backing, slots, semantics, paid)
-    every = [
-        PageTable(vcpus=count, policy=one, **common)
-        for count, one in product(parse_numbers(vcpus), policies_option(policy))
-    ]
+    common = shared.common()
+    every = [PageTable(vcpus=count, policy=one, **common) for count, one in product(shared.counts, shared.policies)]
 
     def tell(_: Runnable, report: PageTableReport) -> None:
         print_steps(report)
@@ -120,15 +85,13 @@ def page_table(
     def bad(report: PageTableReport) -> bool:
         return report.complete and report.pages > 0
 
-    return run_all("page-table", every, PageTableReport, tell, json_, whose="that all vCPUs share", bad=bad)
+    return run_all("page-table", every, PageTableReport, tell, shared, whose="that all vCPUs share", bad=bad)
 
 
+@experiment(bytes_="256MiB")
 def demand_paging(
-    vcpus: Vcpus = ["1"],  # noqa: B006 - typer copies it
-    bytes_: Bytes = "256MiB",
-    backing: BackingName = "pages",
+    shared: Shared,
     overlap: Overlap = False,
-    slots: Slots = 1,
     supply: Annotated[
         str, typer.Option("-u", "--uffd", metavar="MODE", help="kernel, missing, minor: who has the pages.")
     ] = "kernel",
@@ -137,23 +100,12 @@ def demand_paging(
     delay: Annotated[
         str, typer.Option("-d", "--delay", metavar="COST", help="What a supplier takes before he gives a page.")
     ] = "0ns",
-    policy: Policies = None,
-    semantics: SemanticsName = "exact",
-    stall_tlbi: costs.Tlbi = "0ns",
-    exit_cost: costs.Exit = "0ns",
-    cache_cost: costs.Cache = "0ns",
-    allocation_cost: costs.Allocation = "0ns",
-    spin: costs.Spin = False,
-    json_: Json = False,
 ) -> int:
     """Measure how fast a guest gets its memory, page by page, from the kernel or from suppliers. The bytes are real.
 
     Options mean what they mean in KVM's demand_paging_test. Ends with 1 if a byte was wrong at the end.
     """
-    paid = costs.read(
-        tlbi=stall_tlbi, exit=exit_cost, cache=cache_cost, allocation=allocation_cost, spin=spin, beside=delay
-    )
-    common = common_options(bytes_, backing, slots, semantics, paid)
+    common = shared.common(beside=delay)
     every = [
         DemandPaging(
             vcpus=count,
@@ -162,10 +114,10 @@ def demand_paging(
             supply=_one_of(SUPPLIES, supply),
             one_queue=one_queue,
             readers=readers,
-            delay=costs.cost(delay, spin=spin),
+            delay=costs.cost(delay, spin=shared.spin),
             **common,
         )
-        for count, one in product(parse_numbers(vcpus), policies_option(policy))
+        for count, one in product(shared.counts, shared.policies)
     ]
 
     def tell(_: Runnable, report: DemandPagingReport) -> None:
@@ -179,14 +131,12 @@ def demand_paging(
     def bad(report: DemandPagingReport) -> bool:
         return bool(report.wrong_pages)
 
-    return run_all("demand-paging", every, DemandPagingReport, tell, json_, bad=bad)
+    return run_all("demand-paging", every, DemandPagingReport, tell, shared, bad=bad)
 
 
+@experiment(bytes_="32MiB", slots=8)
 def memslot(
-    vcpus: Vcpus = ["1"],  # noqa: B006 - typer copies it
-    bytes_: Bytes = "32MiB",
-    backing: BackingName = "pages",
-    slots: Slots = 8,
+    shared: Shared,
     test: Annotated[
         list[str],
         typer.Option("-t", "--test", metavar="TEST[,TEST..]", help="What is done; one run each."),
@@ -195,32 +145,23 @@ def memslot(
     iterations: Annotated[
         int | None, typer.Option("-n", "--iterations", min=1, help="How often, instead of how long.")
     ] = None,
-    policy: Policies = None,
-    semantics: SemanticsName = "exact",
-    stall_tlbi: costs.Tlbi = "0ns",
-    exit_cost: costs.Exit = "0ns",
-    cache_cost: costs.Cache = "0ns",
-    allocation_cost: costs.Allocation = "0ns",
-    spin: costs.Spin = False,
-    json_: Json = False,
 ) -> int:
     """Measure how memory and slots come and go under a running guest. The bytes are real.
 
     The tests are those of KVM's memslot_perf_test. Ends with 1 if a word was wrong.
     """
-    paid = costs.read(tlbi=stall_tlbi, exit=exit_cost, cache=cache_cost, allocation=allocation_cost, spin=spin)
-    common = common_options(bytes_, backing, slots, semantics, paid)
+    common = shared.common()
     limit = parse_time(time)
     every = [
         Memslots(vcpus=count, policy=one, test=name, time_s=limit / 1e9, iterations=iterations, **common)
         for name in parse_list(test, lambda text: _one_of(TESTS, text))
-        for count, one in product(parse_numbers(vcpus), policies_option(policy))
+        for count, one in product(shared.counts, shared.policies)
     ]
 
-    def tell(experiment: Runnable, report: MemslotsReport) -> None:
-        assert isinstance(experiment, Memslots)
+    def tell(run: Runnable, report: MemslotsReport) -> None:
+        assert isinstance(run, Memslots)
         often = f"{iterations} times" if iterations else f"for {seconds(limit)}"
-        print(f"Testing {experiment.test} performance, {often}")
+        print(f"Testing {run.test} performance, {often}")
         print(f"Test took {seconds(report.setup_ns)} for slot setup + {seconds(report.turns_ns)} all iterations")
         print(f"Done {report.iterations:,} iterations, avg {seconds(round(report.ns_per_iteration))} each")
         more = [part for phase in report.phases if phase.phase == "turns" for part in said(phase)]
@@ -229,14 +170,14 @@ def memslot(
 
     def tables(runs: Sequence[tuple[Runnable, MemslotsReport]]) -> None:
         times: dict[str, dict[tuple[str, int], float]] = {}
-        for experiment, report in runs:
-            assert isinstance(experiment, Memslots)
+        for run, report in runs:
+            assert isinstance(run, Memslots)
             if report.iterations:
-                row = times.setdefault(experiment.test, {})
-                row[policy_of(experiment), report.vcpus] = report.ns_per_iteration
+                row = times.setdefault(run.test, {})
+                row[policy_of(run), report.vcpus] = report.ns_per_iteration
         print_times("Seconds an iteration by test, vCPU count and policy", "test", list(times.items()), runs)
 
     def bad(report: MemslotsReport) -> bool:
         return report.wrong_words > 0
 
-    return run_all("memslot", every, MemslotsReport, tell, json_, tables=tables, bad=bad)
+    return run_all("memslot", every, MemslotsReport, tell, shared, tables=tables, bad=bad)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -20,13 +21,15 @@ from matplotlib.figure import Figure
 
 import s2pt
 from s2pt._checks import check_kind, check_pairs, check_type
+from s2pt._steps import Report
 from s2pt.errors import OptionError
-from s2pt.lab.plots import INK, Migrations, latencies, rounds, svg_text, times
+from s2pt.lab.plots import INK, PASSES, Migrations, latencies, rounds, steps, svg_text, times
 from s2pt.migrate import Migrate, MigrateReport
 from s2pt.types import Policy, format_size, parse_size
 from s2pt.vm import DirtyLogReport
+from s2pt.workloads.common import Experiment
 
-__all__ = ["dirty_log_page", "machine", "migrations_page", "page"]
+__all__ = ["dirty_log_page", "experiments_page", "machine", "migrations_page", "page"]
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -208,44 +211,123 @@ def dirty_log_page(runs: Sequence[tuple[Policy | str, DirtyLogReport]], options:
         What all runs have alike.
     """
     check_kind(options, Mapping, "options")
-    runs = [(Policy(policy), report) for policy, report in check_pairs(runs, str, DirtyLogReport, "runs")]
-    rows = [
-        [_plain(policy), report.vcpus, phase.phase, f"{phase.elapsed_ns / 1e9:.6f}", f"{sum(phase.faults.values()):,}",
-         f"{phase.frames:,}", "" if phase.found is None else f"{phase.found:,}"]
-        for policy, report in runs for phase in report.phases
-    ]  # fmt: skip
-    options = dict(options)
-    if isinstance(memory := options.get("bytes_per_vcpu"), int):
-        options["bytes_per_vcpu"] = format_size(memory)
-    counts = ", ".join(dict.fromkeys(str(report.vcpus) for _, report in runs))
-    policies = ", ".join(dict.fromkeys(_plain(policy) for policy, _ in runs))
-    heads = ["policy", "vCPUs", "step", "seconds", "faults", "table frames", "dirty pages"]
-    return page(
+    kept = [(Policy(policy), report) for policy, report in check_pairs(runs, str, DirtyLogReport, "runs")]
+    passes = {name: name for _, report in kept for step in report.phases if _is_pass(name := step.phase)}
+    return _steps_page(
         "s2pt dirty-log",
-        f"Dirty logging with {counts} vCPUs under {policies}.{_early(report for _, report in runs)}",
-        options={"vcpus": counts, "policies": policies, **options},
-        tables=[*_seconds(runs), ("Steps", heads, rows)],
-        figures=[("Time over vCPUs", times(runs))],
+        "Dirty logging",
+        [("", policy, report) for policy, report in kept],
+        options=options,
+        found="dirty pages",
+        passes=passes,
+        figure=times(runs),
     )
 
 
-def _seconds(runs: Sequence[tuple[Policy | str, DirtyLogReport]]) -> Iterable[tuple[str, Row, list[Row]]]:
-    """Tables of what the vCPUs' passes took: a row for each number of vCPUs, a column for each policy."""
-    policies = list(dict.fromkeys(_plain(policy) for policy, _ in runs))
-    took: dict[tuple[str, int, str], float] = {}
-    for policy, report in runs:
-        for phase in report.phases:
-            if phase.complete and phase.phase.startswith(("populate", "dirty")):
-                took[phase.phase, report.vcpus, _plain(policy)] = phase.elapsed_ns / 1e9
-    for name in dict.fromkeys(name for name, _, _ in took):
+def _is_pass(name: str) -> bool:
+    return name.startswith(("populate", "dirty"))
+
+
+def experiments_page(title: str, runs: Sequence[tuple[Experiment, Report]]) -> str:
+    """Make the page of one of KVM's other tests, as of ``s2pt access-tracking``.
+
+    Parameters
+    ----------
+    title : str
+        The command.
+    runs : sequence of (experiment, report)
+        Experiments of one class of `s2pt.workloads`, with options that differ in vCPUs, policy and test.
+    """
+    kept = check_pairs(runs, Experiment, Report, "runs")
+    if not kept:
+        raise OptionError("there are no runs to tell of")
+    first = kept[0][0]
+    varied = ("vcpus", "policy", "test")
+    options = {name: getattr(first, name) for name in first.__dataclass_fields__ if name not in varied}
+    own = [name for name in kept[0][1].__dataclass_fields__ if name not in Report.__dataclass_fields__]
+    rows: list[Row] = [[_test(run), _plain(run.policy), report.vcpus, *(_number(getattr(report, name)) for name in own)]
+            for run, report in kept]  # fmt: skip
+    return _steps_page(
+        title,
+        title.removeprefix("s2pt ").replace("-", " ").capitalize(),
+        [(_test(run), Policy(run.policy), report) for run, report in kept],
+        options=options,
+        found="found",
+        passes=PASSES | {"turns": "all iterations"},
+        figure=steps(runs),
+        more=[("Runs", ["test", "policy", "vCPUs", *(name.replace("_", " ") for name in own)], rows)] if own else [],
+    )
+
+
+def _test(run: Experiment) -> str:
+    return str(getattr(run, "test", ""))
+
+
+def _number(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else "-" if value is None else _plain(value)
+
+
+_Run: TypeAlias = tuple[str, Policy, Report]
+"""Which of several tests, or nothing; how; what came of it."""
+
+
+def _steps_page(
+    title: str,
+    what: str,
+    runs: Sequence[_Run],
+    *,
+    options: Mapping[str, object],
+    found: str,
+    passes: Mapping[str, str],
+    figure: Figure,
+    more: Iterable[tuple[str, Row, list[Row]]] = (),
+) -> str:
+    """Make the page of runs that report step by step; `passes` are the steps whose times are compared."""
+    heads = ["test", "policy", "vCPUs", "step", "seconds", "faults", "table frames", found]
+    rows: list[Row] = [
+        [test, _plain(policy), report.vcpus, step.phase + ("" if step.complete else " (cut short)"),
+         f"{step.elapsed_ns / 1e9:.6f}", f"{sum(step.faults.values()):,}", f"{step.frames:,}",
+         "" if step.found is None else f"{step.found:,}"]
+        for test, policy, report in runs for step in report.phases
+    ]  # fmt: skip
+    options = dict(options)
+    if (memory := options.get("bytes_per_vcpu")) is not None:
+        options["bytes_per_vcpu"] = format_size(parse_size(memory)) if isinstance(memory, int | str) else memory
+    counts = ", ".join(dict.fromkeys(str(report.vcpus) for _, _, report in runs))
+    policies = ", ".join(dict.fromkeys(_plain(policy) for _, policy, _ in runs))
+    tables: list[tuple[str, Row, list[Row]]] = [*more, *_seconds(runs, passes), ("Steps", heads, rows)]
+    return page(
+        title,
+        f"{what} with {counts} vCPUs under {policies}.{_early(report for _, _, report in runs)}",
+        options={"vcpus": counts, "policies": policies, **options},
+        tables=[_without_empty(*table) for table in tables],
+        figures=[("Time over vCPUs", figure)],
+    )
+
+
+def _without_empty(name: str, heads: Row, rows: list[Row]) -> tuple[str, Row, list[Row]]:
+    """Leave out columns that no row has anything in."""
+    shown = [at for at in range(len(heads)) if any(row[at] != "" for row in rows)]
+    return name, [heads[at] for at in shown], [[row[at] for at in shown] for row in rows]
+
+
+def _seconds(runs: Sequence[_Run], passes: Mapping[str, str]) -> Iterable[tuple[str, Row, list[Row]]]:
+    """Tables of what the passes took: a row for each test and number of vCPUs, a column for each policy."""
+    policies = list(dict.fromkeys(_plain(policy) for _, policy, _ in runs))
+    took: dict[tuple[str, str, int, str], float] = {}
+    for test, policy, report in runs:
+        for step in report.phases:
+            if step.complete and step.phase in passes:
+                took[step.phase, test, report.vcpus, _plain(policy)] = step.elapsed_ns / 1e9
+    for name in dict.fromkeys(name for name, _, _, _ in took):
         rows: list[Row] = []
-        for count in dict.fromkeys(report.vcpus for _, report in runs):
-            times = [took.get((name, count, policy)) for policy in policies]
-            rows.append([count, *("-" if time is None else f"{time:.6f}" for time in times)])
-        yield f"Seconds, {name}", ["vCPUs", *policies], rows
+        for test, count in dict.fromkeys((test, report.vcpus) for test, _, report in runs):
+            seconds = [took.get((name, test, count, policy)) for policy in policies]
+            rows.append([test, count, *("-" if time is None else f"{time:.6f}" for time in seconds)])
+        yield f"Seconds, {passes[name]}", ["test", "vCPUs", *policies], rows
 
 
-def _early(reports: Iterable[DirtyLogReport | MigrateReport]) -> str:
+def _early(reports: Iterable[Report | MigrateReport]) -> str:
     return "" if all(report.complete for report in reports) else " The last run was ended early: it has what was done."
 
 

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -34,6 +34,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from s2pt._checks import check_each, check_pairs, check_type
+from s2pt._steps import Report
 from s2pt.errors import OptionError
 from s2pt.lab.space import address_space
 from s2pt.lab.style import DODGE, INK, LINES, STYLE, time_axis
@@ -42,11 +43,24 @@ from s2pt.lab.style import panels as panels_of
 from s2pt.migrate import Migrate, MigrateReport
 from s2pt.types import Policy
 from s2pt.vm import DirtyLogReport
+from s2pt.workloads import Memslots, MemslotsReport
+from s2pt.workloads.common import Experiment
 
 if TYPE_CHECKING:
     from s2pt.lab.predict import Prediction
 
-__all__ = ["INK", "address_space", "latencies", "migrations", "picture_format", "rounds", "save", "svg_text", "times"]
+__all__ = [
+    "INK",
+    "address_space",
+    "latencies",
+    "migrations",
+    "picture_format",
+    "rounds",
+    "save",
+    "steps",
+    "svg_text",
+    "times",
+]
 
 SENT, FOUND = "#0072b2", "#e69f00"
 
@@ -105,9 +119,7 @@ def times(runs: Iterable[tuple[Policy | str, DirtyLogReport]] = (), predictions:
     predictions : iterable of Prediction
         Predicted, with their ranges as bars; hollow markers.
     """
-    points: dict[tuple[str, bool, Policy], dict[int, list[tuple[float, float, float]]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
+    points: _Points = defaultdict(lambda: defaultdict(list))
     for policy, report in check_pairs(runs, str, DirtyLogReport, "runs"):
         passes = {phase.phase.partition(" ")[0]: phase.elapsed_ns / 1e9 for phase in report.phases if phase.complete}
         if not report.complete and not any(phase.complete and phase.phase == "dirty 2" for phase in report.phases):
@@ -117,7 +129,52 @@ def times(runs: Iterable[tuple[Policy | str, DirtyLogReport]] = (), predictions:
                 points[name, False, Policy(policy)][report.vcpus].append((passes[name],) * 3)
     for one in _predictions(predictions):
         points[one.pass_, True, one.policy][one.vcpus].append((one.low, one.seconds, one.high))
-    titles = {"populate": "Populate memory", "dirty": "Dirty write-protected memory"}
+    return _over_vcpus(points, {"populate": "Populate memory", "dirty": "Dirty write-protected memory"})
+
+
+PASSES = {
+    "populate": "Populate memory",
+    "write": "Write it again",
+    "mark idle 1": "Mark it idle",
+    "write idle": "Write to idle memory",
+    "create": "Create mappings",
+    "update": "Break them up under logging",
+    "adjust": "Make them again",
+    "guest": "Get all pages",
+}
+
+
+@mpl.rc_context(STYLE)
+def steps(runs: Iterable[tuple[Experiment, Report]]) -> Figure:
+    """Draw what the passes of KVM's other tests take over the number of vCPUs, a panel each, a line for each policy.
+
+    Of `Memslots` it is what an iteration takes, a panel for each of its tests.
+
+    Parameters
+    ----------
+    runs : iterable of (experiment, report)
+        Experiments of `s2pt.workloads` with their reports. Of several runs with the same policy and vCPUs the median is
+        drawn, and a bar from least to most. Passes that were cut short are left out.
+    """
+    points: _Points = defaultdict(lambda: defaultdict(list))
+    titles = dict(PASSES)
+    for experiment, report in check_pairs(runs, Experiment, Report, "runs"):
+        took: dict[str, float] = {step.phase: step.elapsed_ns for step in report.phases if step.complete}
+        if isinstance(experiment, Memslots) and isinstance(report, MemslotsReport):
+            titles[experiment.test] = f"An iteration of {experiment.test}"
+            took = {experiment.test: report.ns_per_iteration} if report.iterations else {}
+        for name, ns in took.items():
+            if name in titles and ns:
+                points[name, False, Policy(experiment.policy)][report.vcpus].append((ns / 1e9,) * 3)
+    return _over_vcpus(points, titles)
+
+
+_Points: TypeAlias = dict[tuple[str, bool, Policy], dict[int, list[tuple[float, float, float]]]]
+"""By name, whether it is predicted, and policy: for each number of vCPUs least, middle and most, in seconds."""
+
+
+def _over_vcpus(points: _Points, titles: Mapping[str, str]) -> Figure:
+    """Draw a panel for each name that has points, in the order of the titles."""
     shown = [name for name in titles if any(key[0] == name for key in points)]
     if not shown:
         raise OptionError("there are no times to draw")
@@ -139,7 +196,10 @@ def times(runs: Iterable[tuple[Policy | str, DirtyLogReport]] = (), predictions:
         axes.set(title=titles[name], xlabel="vCPUs", xscale="log", yscale="log")
         _count_ticks(axes, sorted({count for key, counts in points.items() if key[0] == name for count in counts}))
         time_axis(axes.yaxis)
-    panels[0].set_ylabel("time")
+    for axes in panels:
+        place = axes.get_subplotspec()
+        if place is not None and place.is_first_col():
+            axes.set_ylabel("time")
     lines, names = panels[0].get_legend_handles_labels()
     figure.legend(lines, names, loc="outside upper center", ncols=3)
     return figure

@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from s2pt.types import Policy
 
@@ -43,6 +44,7 @@ LINES: dict[Policy, dict[str, Any]] = {
     Policy.PARALLEL: {"color": "#0072b2", "marker": "o", "linestyle": "--"},
     Policy.LOCKLESS: {"color": "#009e73", "marker": "^", "linestyle": "-."},
 }
+WIDEST = 3  # panels in a row
 DODGE = {Policy.SERIAL: 0, Policy.PARALLEL: -1, Policy.LOCKLESS: 1}  # so that bars do not hide one another
 
 
@@ -53,9 +55,14 @@ def figure(width: float, height: float) -> Figure:
 
 
 def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Give a figure with panels side by side."""
-    whole = figure(3.7 * count, height)
-    return whole, list(whole.subplots(1, count, squeeze=False)[0])
+    """Give a figure with panels side by side, in rows of at most `WIDEST`; `height` is a row's."""
+    rows = -(-count // WIDEST)
+    columns = -(-count // rows)
+    whole = figure(3.7 * columns, height * rows)
+    axes = list(np.ravel(whole.subplots(rows, columns, squeeze=False)))
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    return whole, axes[:count]
 
 
 def time_text(seconds: float) -> str:
@@ -76,8 +83,11 @@ def time_axis(axis: Axis, unit: float = 1.0) -> None:
     """Write times on a logarithmic axis at whole decades; a value of 1 is `unit` seconds."""
     low, high = axis.get_view_interval()
     decades = math.log10(high / low) if low > 0 else 1.0
-    # With less than two decades in sight also 2 and 5, or there might be one name or none.
-    axis.set_major_locator(LogLocator(subs=(1.0,) if decades >= 2 else (1.0, 2.0, 5.0), numticks=12))
+    # With less than two decades in sight more between them, or there might be one name or none.
+    if decades < 0.65:
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1.0,) if decades >= 2 else (1.0, 2.0, 5.0), numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: time_text(value * unit)))
     axis.set_minor_formatter(NullFormatter())
     if decades < 2:
