@@ -24,7 +24,6 @@ import s2pt.workloads
 from s2pt import _core, image
 from s2pt.testing import TableConfig
 from s2pt.types import Access, Backing, Blocks, DumpStyle, Existing, MemType, Policy, Prot, Semantics, WalkFlags
-from s2pt.workloads import common
 
 GUEST = 1 << 30
 
@@ -118,7 +117,7 @@ PARAMETERS: dict[str, Pick] = {
     "longest_hold_ns": _small, "waits": _small, "stats": one_of({}), "sequence": _small, "thread": _small,
     "fields": one_of({}), "leaf_size": _size, "attributes": one_of(()), "invalid": _none, "phase": _text,
     "elapsed_ns": _small, "faults": one_of({}), "outcomes": one_of({}), "maintenance": _none,
-    "written": _small, "cut": _text,
+    "written": _small, "cut": _text, "params": one_of(int, None, 7),
     "name": _text, "shape": _none, "kernel": one_of((6, 12)), "dumps": one_of(()), "marks": one_of(()),
     "notes": one_of(()),
     "records": one_of(np.zeros(2, s2pt.trace.EVENT), np.zeros(0, s2pt.trace.LEAF)), "pagemap": _none,
@@ -271,7 +270,7 @@ RECEIVERS: dict[str, tuple[Callable[[], Any], ...]] = {
     **{f"s2pt.workloads.{module}.{kind}": (EXPERIMENTS[kind],)
        for module, kind in [("access_tracking", "AccessTracking"), ("page_table", "PageTable"),
                             ("demand_paging", "DemandPaging"), ("memslots", "Memslots")]},
-    "s2pt.workloads.common.Experiment": (lambda: common.Experiment(vcpus=2),),
+    "s2pt.workloads.common.Experiment": (EXPERIMENTS["PageTable"],),
     "s2pt._steps.Report": (lambda: s2pt.workloads.Report(1, 0, (), 0, 0, {}, True),),
     "s2pt.workloads.memslots.MemslotsReport": (
         lambda: s2pt.workloads.MemslotsReport(

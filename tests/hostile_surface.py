@@ -38,6 +38,7 @@ EXEMPT = {
     "s2pt.workloads.access_tracking.AccessTracking.run": "starts threads; what it is made of is AccessTrackingJob",
     "s2pt.workloads.demand_paging.DemandPaging.run": "starts threads; what it is made of is DemandPagingJob",
     "s2pt.workloads.memslots.Memslots.run": "starts threads; what it is made of is MemslotsJob",
+    "s2pt.workloads.common.Experiment.run": "starts threads; what it is made of are the jobs of its kinds",
     "s2pt.workloads.page_table.PageTable.run": "starts threads; what it is made of is PageTableJob",
     "s2pt.trace.replay.Replay.report": "reads what a job of its own has returned",
     "s2pt.trace.replay.Replay.run": "starts threads; what it is made of is ReplayJob",

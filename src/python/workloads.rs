@@ -11,6 +11,16 @@ use super::run::prepare;
 use super::setup::{SLOT, Setup};
 use crate::vm::workload::{AccessTracking, DemandPaging, Memslots, PageTable};
 
+/// A run on a VM, over the slots from one on if it does not make its own, as a job; unless it is refused.
+macro_rules! job {
+    ($py:ident, $vm:ident, $run:ident $(, $slot:ident)?) => {{
+        let refused = |refused| error::workload($py, &refused);
+        $run.validate(&**$vm $(, $slot)?).map_err(refused)?;
+        let job = prepare($vm, move |vm, control| $run.run(vm $(, $slot)?, control));
+        Ok(job.of_kind(Self))
+    }};
+}
+
 /// KVM's access_tracking_perf_test: pages marked idle, and what the next access costs.
 #[pyclass(module = "s2pt._core", frozen, extends = Job)]
 pub struct AccessTrackingJob;
@@ -24,10 +34,7 @@ impl AccessTrackingJob {
         let setup = setup.get();
         let run = AccessTracking { load: setup.load };
         let vm = setup.open(py, |vm_options| vm_options.ha = hardware_af)?;
-        run.validate(&**vm, SLOT)
-            .map_err(|refused| error::workload(py, &refused))?;
-        let job = prepare(vm, move |vm, control| run.run(vm, SLOT, control));
-        Ok(job.of_kind(Self))
+        job!(py, vm, run, SLOT)
     }
 }
 
@@ -43,10 +50,7 @@ impl PageTableJob {
         let setup = setup.get();
         let run = PageTable { load: setup.load };
         let vm = setup.open(py, |_| {})?;
-        run.validate(&**vm, SLOT)
-            .map_err(|refused| error::workload(py, &refused))?;
-        let job = prepare(vm, move |vm, control| run.run(vm, SLOT, control));
-        Ok(job.of_kind(Self))
+        job!(py, vm, run, SLOT)
     }
 }
 
@@ -76,10 +80,7 @@ impl DemandPagingJob {
             delay: delay.0,
         };
         let vm = setup.open(py, |_| {})?;
-        run.validate(&**vm, SLOT)
-            .map_err(|refused| error::workload(py, &refused))?;
-        let job = prepare(vm, move |vm, control| run.run(vm, SLOT, control));
-        Ok(job.of_kind(Self))
+        job!(py, vm, run, SLOT)
     }
 }
 
@@ -112,8 +113,6 @@ impl MemslotsJob {
             let bits = 64 - end.leading_zeros();
             vm_options.geometry.ipa_bits = bits.clamp(40, 48) as u8;
         })?;
-        run.validate(&**vm).map_err(|refused| error::workload(py, &refused))?;
-        let job = prepare(vm, move |vm, control| run.run(vm, control));
-        Ok(job.of_kind(Self))
+        job!(py, vm, run)
     }
 }

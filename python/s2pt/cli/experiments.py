@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich import box
 from rich.table import Table
 
-from s2pt._steps import Report, Step, make
+from s2pt._steps import Report, Step
 from s2pt.cli import pictures
 from s2pt.cli.common import TLBIS, UntilInterrupted, console, print_json, seconds, watch
 from s2pt.cli.shared import Shared
 from s2pt.costs import Costs
 from s2pt.types import Policy, format_size
-from s2pt.workloads import AccessTracking, DemandPaging, Memslots, PageTable
+from s2pt.workloads.common import Experiment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Runnable", "policy_of", "print_steps", "print_times", "run_all", "said"]
+__all__ = ["policy_of", "print_steps", "print_times", "run_all", "said"]
 
 R = TypeVar("R", bound=Report)
-
-Runnable: TypeAlias = AccessTracking | DemandPaging | Memslots | PageTable
 
 TITLES = {
     "populate": "Populating memory",
@@ -45,20 +43,19 @@ TITLES = {
 """The steps in the words of the tests."""
 
 
-def policy_of(experiment: Runnable) -> str:
+def policy_of(experiment: Experiment[R]) -> str:
     """Give the name of its policy."""
     return Policy(experiment.policy).value
 
 
 def run_all(
     command: str,
-    every: Sequence[Runnable],
-    kind: type[R],
-    tell: Callable[[Runnable, R], None],
+    every: Sequence[Experiment[R]],
+    tell: Callable[[Experiment[R], R], None],
     shared: Shared,
     *,
     whose: str = "per vCPU",
-    tables: Callable[[Sequence[tuple[Runnable, R]]], None] | None = None,
+    tables: Callable[[Sequence[tuple[Experiment[R], R]]], None] | None = None,
     bad: Callable[[R], bool] = lambda report: False,
 ) -> int:
     """Run experiments one after the other; print each, and a table of all. Or one JSON document.
@@ -69,7 +66,7 @@ def run_all(
     for experiment in every[1:]:
         experiment.job()  # what is wrong with the options of any is said before the first runs
     jobs = [experiment.job() for experiment in every[:1]]
-    runs: list[tuple[Runnable, R]] = []
+    runs: list[tuple[Experiment[R], R]] = []
     if not shared.json:
         first = every[0]
         print(f"Guest memory: {format_size(shared.bytes_per_vcpu)} {whose}, backing {shared.backing}")
@@ -79,8 +76,8 @@ def run_all(
         for experiment in every:
             job = jobs.pop() if jobs else experiment.job()
 
-            def keep(found: dict[str, Any], experiment: Runnable = experiment) -> None:
-                report = make(kind, found)
+            def keep(found: dict[str, Any], experiment: Experiment[R] = experiment) -> None:
+                report = experiment._report(found)
                 runs.append((experiment, report))
                 if not shared.json:
                     early = "" if report.complete else ": interrupted"
@@ -98,13 +95,13 @@ def run_all(
     return interrupt.code(int(any(bad(report) for _, report in runs)))
 
 
-def _draw(runs: Sequence[tuple[Runnable, Report]]) -> Figure:
+def _draw(runs: Sequence[tuple[Experiment[R], Report]]) -> Figure:
     from s2pt.lab.plots import steps
 
     return steps(runs)
 
 
-def _page(command: str, runs: Sequence[tuple[Runnable, Report]]) -> str:
+def _page(command: str, runs: Sequence[tuple[Experiment[R], Report]]) -> str:
     from s2pt.lab.page import experiments_page
 
     return experiments_page(f"s2pt {command}", runs)
@@ -131,7 +128,7 @@ def said(phase: Step) -> list[str]:
     return told + ([] if phase.complete else ["cut short"])
 
 
-def _print_table(runs: Sequence[tuple[Runnable, Report]]) -> None:
+def _print_table(runs: Sequence[tuple[Experiment[R], Report]]) -> None:
     times = {
         (TITLES[phase.phase], number, policy_of(experiment), report.vcpus): phase.elapsed_ns
         for experiment, report in runs
@@ -151,7 +148,7 @@ def print_times(
     title: str,
     head: str,
     rows: Sequence[tuple[str, Mapping[tuple[str, int], float]]],
-    runs: Sequence[tuple[Runnable, Report]],
+    runs: Sequence[tuple[Experiment[R], Report]],
 ) -> None:
     """Print times in nanoseconds by vCPU count, a column for each policy."""
     policies = list(dict.fromkeys(policy_of(experiment) for experiment, _ in runs))

@@ -10,7 +10,7 @@ import typer
 
 from s2pt.cli import costs
 from s2pt.cli.common import parse_list, parse_time, refuse, seconds
-from s2pt.cli.experiments import Runnable, policy_of, print_steps, print_times, run_all, said
+from s2pt.cli.experiments import policy_of, print_steps, print_times, run_all, said
 from s2pt.cli.options import Overlap
 from s2pt.cli.shared import Shared, experiment
 from s2pt.workloads import (
@@ -23,6 +23,7 @@ from s2pt.workloads import (
     PageTableReport,
     Report,
 )
+from s2pt.workloads.common import Experiment
 from s2pt.workloads.memslots import SlotTest
 
 __all__ = ["access_tracking", "demand_paging", "memslot", "page_table"]
@@ -57,13 +58,13 @@ def access_tracking(
         for count, one in product(shared.counts, shared.policies)
     ]
 
-    def tell(_: Runnable, report: Report) -> None:
+    def tell(_: Experiment[Report], report: Report) -> None:
         print_steps(report)
         young = [f"{phase.found:,}" for phase in report.phases if phase.found is not None]
         if young:
             print(f"Leaves that were young when asked: {', then '.join(young)}")
 
-    return run_all("access-tracking", every, Report, tell, shared)
+    return run_all("access-tracking", every, tell, shared)
 
 
 @experiment()
@@ -78,14 +79,14 @@ def page_table(
     common = shared.common()
     every = [PageTable(vcpus=count, policy=one, **common) for count, one in product(shared.counts, shared.policies)]
 
-    def tell(_: Runnable, report: PageTableReport) -> None:
+    def tell(_: Experiment[PageTableReport], report: PageTableReport) -> None:
         print_steps(report)
         print(f"Mapped at the end: {report.blocks:,} whole pages of the host, {report.pages:,} parts")
 
     def bad(report: PageTableReport) -> bool:
         return report.complete and report.pages > 0
 
-    return run_all("page-table", every, PageTableReport, tell, shared, whose="that all vCPUs share", bad=bad)
+    return run_all("page-table", every, tell, shared, whose="that all vCPUs share", bad=bad)
 
 
 @experiment(bytes_="256MiB")
@@ -120,7 +121,7 @@ def demand_paging(
         for count, one in product(shared.counts, shared.policies)
     ]
 
-    def tell(_: Runnable, report: DemandPagingReport) -> None:
+    def tell(_: Experiment[DemandPagingReport], report: DemandPagingReport) -> None:
         print_steps(report)
         if report.written:
             print(f"Per-vcpu demand paging rate: {report.rate_per_vcpu:f} pgs/sec/vcpu")
@@ -131,7 +132,7 @@ def demand_paging(
     def bad(report: DemandPagingReport) -> bool:
         return bool(report.wrong_pages)
 
-    return run_all("demand-paging", every, DemandPagingReport, tell, shared, bad=bad)
+    return run_all("demand-paging", every, tell, shared, bad=bad)
 
 
 @experiment(bytes_="32MiB", slots=8)
@@ -158,7 +159,7 @@ def memslot(
         for count, one in product(shared.counts, shared.policies)
     ]
 
-    def tell(run: Runnable, report: MemslotsReport) -> None:
+    def tell(run: Experiment[MemslotsReport], report: MemslotsReport) -> None:
         assert isinstance(run, Memslots)
         often = f"{iterations} times" if iterations else f"for {seconds(limit)}"
         print(f"Testing {run.test} performance, {often}")
@@ -168,7 +169,7 @@ def memslot(
         more += [f"{report.taken_back:,} bytes taken back"] if report.taken_back else []
         print("; ".join([*more, f"wrong words: {report.wrong_words:,}"]))
 
-    def tables(runs: Sequence[tuple[Runnable, MemslotsReport]]) -> None:
+    def tables(runs: Sequence[tuple[Experiment[MemslotsReport], MemslotsReport]]) -> None:
         times: dict[str, dict[tuple[str, int], float]] = {}
         for run, report in runs:
             assert isinstance(run, Memslots)
@@ -180,4 +181,4 @@ def memslot(
     def bad(report: MemslotsReport) -> bool:
         return report.wrong_words > 0
 
-    return run_all("memslot", every, MemslotsReport, tell, shared, tables=tables, bad=bad)
+    return run_all("memslot", every, tell, shared, tables=tables, bad=bad)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -228,7 +228,7 @@ def _is_pass(name: str) -> bool:
     return name.startswith(("populate", "dirty"))
 
 
-def experiments_page(title: str, runs: Sequence[tuple[Experiment, Report]]) -> str:
+def experiments_page(title: str, runs: Sequence[tuple[Experiment[Any], Report]]) -> str:
     """Make the page of one of KVM's other tests, as of ``s2pt access-tracking``.
 
     Parameters
@@ -238,7 +238,7 @@ def experiments_page(title: str, runs: Sequence[tuple[Experiment, Report]]) -> s
     runs : sequence of (experiment, report)
         Experiments of one class of `s2pt.workloads`, with options that differ in vCPUs, policy and test.
     """
-    kept = check_pairs(runs, Experiment, Report, "runs")
+    kept = check_pairs(runs, Experiment, Report, "runs")  # type: ignore[type-abstract]
     if not kept:
         raise OptionError("there are no runs to tell of")
     first = kept[0][0]
@@ -259,7 +259,7 @@ def experiments_page(title: str, runs: Sequence[tuple[Experiment, Report]]) -> s
     )
 
 
-def _test(run: Experiment) -> str:
+def _test(run: Experiment[Any]) -> str:
     return str(getattr(run, "test", ""))
 
 

@@ -25,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -145,7 +145,7 @@ PASSES = {
 
 
 @mpl.rc_context(STYLE)
-def steps(runs: Iterable[tuple[Experiment, Report]]) -> Figure:
+def steps(runs: Iterable[tuple[Experiment[Any], Report]]) -> Figure:
     """Draw what the passes of KVM's other tests take over the number of vCPUs, a panel each, a line for each policy.
 
     Of `Memslots` it is what an iteration takes, a panel for each of its tests.
@@ -158,7 +158,7 @@ def steps(runs: Iterable[tuple[Experiment, Report]]) -> Figure:
     """
     points: _Points = defaultdict(lambda: defaultdict(list))
     titles = dict(PASSES)
-    for experiment, report in check_pairs(runs, Experiment, Report, "runs"):
+    for experiment, report in check_pairs(runs, Experiment, Report, "runs"):  # type: ignore[type-abstract]
         took: dict[str, float] = {step.phase: step.elapsed_ns for step in report.phases if step.complete}
         if isinstance(experiment, Memslots) and isinstance(report, MemslotsReport):
             titles[experiment.test] = f"An iteration of {experiment.test}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from s2pt import _running
 from s2pt._core import AccessTrackingJob
 from s2pt._steps import Report, make
 from s2pt.workloads.common import Experiment
@@ -13,7 +13,7 @@ __all__ = ["AccessTracking"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccessTracking(Experiment):
+class AccessTracking(Experiment[Report]):
     """Every vCPU goes through its memory five times, and twice marks it idle page by page.
 
     Marking takes the access flag from the leaf, with a TLBI; the step says how many leaves were young. The next access
@@ -34,14 +34,6 @@ class AccessTracking(Experiment):
         """Prepare the run, for who wants to watch it himself; nothing runs yet."""
         return AccessTrackingJob(self.setup(overlap=self.overlap), hardware_af=self.hardware_af)
 
-    def run(self, *, progress: _running.Progress = None, poll_s: float = 0.05) -> Report:
-        """Run it on threads of its own, and wait for it; as `Vm.run`.
-
-        Parameters
-        ----------
-        progress : callable or bool, optional
-            Called now and then with the pages done and those there are in all.
-        poll_s : float
-            Seconds between two such calls.
-        """
-        return _running.run(self.job(), lambda found: make(Report, found), progress, poll_s, f"{self}:")
+    def _report(self, found: dict[str, Any]) -> Report:
+        """Make a report of what the job found."""
+        return make(Report, found)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 
+from s2pt import _running
 from s2pt._core import Setup
+from s2pt._running import Job, Progress
+from s2pt._steps import Report
 from s2pt.costs import FREE, Costs
 from s2pt.types import Backing, Policy, Semantics, format_size, parse_size
 
 __all__ = ["Experiment"]
 
+R = TypeVar("R", bound=Report)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Experiment:
-    """What all experiments are told alike.
+class Experiment(ABC, Generic[R]):
+    """What all experiments are told alike, and how they run; `R` is the class of their reports.
 
     Attributes
     ----------
@@ -54,6 +60,37 @@ class Experiment:
             semantics=self.semantics,
             costs=self.costs,
         )
+
+    @abstractmethod
+    def job(self) -> Job:
+        """Prepare the run, for who wants to watch it himself; nothing runs yet."""
+
+    @abstractmethod
+    def _report(self, found: dict[str, Any]) -> R:
+        """Make a report of what the job found."""
+
+    def run(self, *, progress: Progress = None, poll_s: float = 0.05) -> R:
+        """Run it on threads of its own, and wait for it; as `Vm.run`.
+
+        Parameters
+        ----------
+        progress : callable or bool, optional
+            Called now and then with the pages or accesses done and those there are in all; of `Memslots` with
+            iterations, or with milliseconds.
+        poll_s : float
+            Seconds between two such calls.
+
+        Returns
+        -------
+        R
+            With ``complete`` False and what there was up to there, if `progress` ended it.
+
+        Raises
+        ------
+        OptionError, AlignmentError
+            An option is wrong or does nothing beside the others, or the machine has not the memory. Nothing ran.
+        """
+        return _running.run(self.job(), self._report, progress, poll_s, f"{self}:")
 
     def __str__(self) -> str:
         memory = format_size(parse_size(self.bytes_per_vcpu))

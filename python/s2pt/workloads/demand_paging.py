@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from s2pt import _running
 from s2pt._checks import check_heeded, check_type
 from s2pt._core import DemandPagingJob
 from s2pt._steps import Report, make
@@ -62,7 +61,7 @@ class DemandPagingReport(Report):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DemandPaging(Experiment):
+class DemandPaging(Experiment[DemandPagingReport]):
     """Every vCPU writes each of its pages once; where the host has none yet, the fault waits for a supplier.
 
     The bytes are real, so the host needs as much memory as the guests have. A page of the host's size comes at a time.
@@ -106,14 +105,6 @@ class DemandPaging(Experiment):
             delay=delay,
         )
 
-    def run(self, *, progress: _running.Progress = None, poll_s: float = 0.05) -> DemandPagingReport:
-        """Run it on threads of its own, and wait for it; as `Vm.run`.
-
-        Parameters
-        ----------
-        progress : callable or bool, optional
-            Called now and then with the pages done and those there are in all.
-        poll_s : float
-            Seconds between two such calls.
-        """
-        return _running.run(self.job(), lambda found: make(DemandPagingReport, found), progress, poll_s, f"{self}:")
+    def _report(self, found: dict[str, Any]) -> DemandPagingReport:
+        """Make a report of what the job found."""
+        return make(DemandPagingReport, found)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from s2pt import _running
 from s2pt._checks import check_heeded, nanoseconds
 from s2pt._core import MemslotsJob
 from s2pt._steps import Report, make
@@ -55,7 +54,7 @@ class MemslotsReport(Report):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memslots(Experiment):
+class Memslots(Experiment[MemslotsReport]):
     """A guest writes its memory while the host takes it back, or moves a slot of it. The bytes are real.
 
     Attributes
@@ -83,14 +82,6 @@ class Memslots(Experiment):
         check_heeded("time_s", self.time_s, 5.0, self.iterations is None, "iterations says how often it is done")
         return MemslotsJob(self.setup(), test=self.test, time_ns=time_ns, iterations=self.iterations)
 
-    def run(self, *, progress: _running.Progress = None, poll_s: float = 0.05) -> MemslotsReport:
-        """Run it on threads of its own, and wait for it; as `Vm.run`.
-
-        Parameters
-        ----------
-        progress : callable or bool, optional
-            Called now and then with the iterations done and those there are in all, or with milliseconds.
-        poll_s : float
-            Seconds between two such calls.
-        """
-        return _running.run(self.job(), lambda found: make(MemslotsReport, found), progress, poll_s, f"{self}:")
+    def _report(self, found: dict[str, Any]) -> MemslotsReport:
+        """Make a report of what the job found."""
+        return make(MemslotsReport, found)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from s2pt import _running
 from s2pt._core import PageTableJob
 from s2pt._steps import Report, make
 from s2pt.workloads.common import Experiment
@@ -30,7 +30,7 @@ class PageTableReport(Report):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PageTable(Experiment):
+class PageTable(Experiment[PageTableReport]):
     """All vCPUs go through the same memory, of `bytes_per_vcpu` in all; those with even numbers write, the others read.
 
     *Create*: the first bytes of each page of the host. Then the memory is logged. *Update*: every page is written;
@@ -43,14 +43,6 @@ class PageTable(Experiment):
         """Prepare the run, for who wants to watch it himself; nothing runs yet."""
         return PageTableJob(self.setup())
 
-    def run(self, *, progress: _running.Progress = None, poll_s: float = 0.05) -> PageTableReport:
-        """Run it on threads of its own, and wait for it; as `Vm.run`.
-
-        Parameters
-        ----------
-        progress : callable or bool, optional
-            Called now and then with the accesses done and those there are in all.
-        poll_s : float
-            Seconds between two such calls.
-        """
-        return _running.run(self.job(), lambda found: make(PageTableReport, found), progress, poll_s, f"{self}:")
+    def _report(self, found: dict[str, Any]) -> PageTableReport:
+        """Make a report of what the job found."""
+        return make(PageTableReport, found)
