@@ -91,3 +91,16 @@ def test_one_of_several_runs_that_heeds_it_is_enough(capsys: pytest.CaptureFixtu
     assert run(["migrate", "-b", "2MiB", "--warm-up", "1ms", *logs]) == 0
     assert run(["demand-paging", "-b", "1MiB", "-u", "minor", "-d", "1us", "--spin", "--policy", "lockless"]) == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "dirty-log -b 2MiB -v 1,5000",
+        "migrate -b 2MiB --warm-up 1ms --semantics kvm --log lazy,hardware",
+        "access-tracking -b 2MiB -v 1,5000",
+    ],
+)
+def test_what_is_wrong_with_any_run_is_said_before_the_first(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(line.split()) == 2
+    assert capsys.readouterr().out == ""

@@ -72,11 +72,14 @@ def dirty_log(
         "costs": shared.costs(),
     }
     runs: list[dict[str, Any]] = []
+    wanted = list(product(shared.counts, shared.policies))
+    for count, one in wanted:
+        DirtyLogJob(vcpus=count, policy=one.value, **options)  # what is wrong with any is said before the first runs
+    if not shared.json:
+        _print_options(options)
     with UntilInterrupted() as interrupt:
-        for count, one in product(shared.counts, shared.policies):
+        for count, one in wanted:
             job = DirtyLogJob(vcpus=count, policy=one.value, **options)
-            if not shared.json and not runs:
-                _print_options(options)  # only now: the job has found nothing wrong with them
 
             def keep(result: dict[str, Any], policy: str = one.value) -> None:
                 runs.append({"policy": policy, **result})

@@ -94,30 +94,36 @@ def migrate(
     pictures.check(plot, html)
     reports: list[tuple[Migrate, MigrateReport]] = []
     policies = parse_policies(policy or [policy.value for policy in Policy])
+    wanted = [
+        Migrate(
+            memory=size_option(memory),
+            vcpus=vcpus,
+            backing=cast(Any, backing),
+            policy=one,
+            semantics=cast(Any, semantics),
+            log=kind,
+            manual_protect=manual_protect and (kind != "ring" or kinds == ["ring"]),
+            write_percent=write_percent,
+            hot_percent=hot_percent,
+            think_s=thinks / 1e9,
+            bandwidth=link or None,
+            downtime_s=parse_time(downtime) / 1e9,
+            rounds=rounds,
+            warm_up_s=parse_time(warm_up) / 1e9,
+            take_backs=take_backs,
+            too_early=too_early,
+            seed=(seed + number) % 2**64,
+            think_how="spin" if spin and thinks else "sleep",
+            costs=paid,
+        )
+        for kind, one, number in product(kinds, policies, range(runs))
+    ]
+    for options in wanted[::runs]:
+        options.job()  # what is wrong with any kind is said before the first runs
     with UntilInterrupted() as interrupt:
-        for kind, one, number in product(kinds, policies, range(runs)):
-            options = Migrate(
-                memory=size_option(memory),
-                vcpus=vcpus,
-                backing=cast(Any, backing),
-                policy=one,
-                semantics=cast(Any, semantics),
-                log=kind,
-                manual_protect=manual_protect and (kind != "ring" or kinds == ["ring"]),
-                write_percent=write_percent,
-                hot_percent=hot_percent,
-                think_s=thinks / 1e9,
-                bandwidth=link or None,
-                downtime_s=parse_time(downtime) / 1e9,
-                rounds=rounds,
-                warm_up_s=parse_time(warm_up) / 1e9,
-                take_backs=take_backs,
-                too_early=too_early,
-                seed=(seed + number) % 2**64,
-                think_how="spin" if spin and thinks else "sleep",
-                costs=paid,
-            )
-            title = f"{kind} log, {one.value}" + (f", seed {options.seed}" if runs > 1 else "")
+        for options in wanted:
+            title = f"{options.log} log, {Policy(options.policy).value}"
+            title += f", seed {options.seed}" if runs > 1 else ""
 
             def keep(found: dict[str, Any], options: Migrate = options) -> None:
                 reports.append((options, report(found)))
