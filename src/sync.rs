@@ -33,7 +33,7 @@ pub use explore::{explore, explore_each};
 #[cfg(loom)]
 pub use loom::sync::atomic::Ordering;
 #[cfg(loom)]
-pub(crate) use search::{is_over, running};
+pub(crate) use search::{expected_threads, is_unseen, running};
 #[cfg(loom)]
 pub use threads as thread;
 #[cfg(loom)]
@@ -71,6 +71,12 @@ pub(crate) mod unseen {
     pub(crate) use std::sync::atomic::Ordering;
     #[cfg(any(loom, shuttle))]
     pub(crate) use std::sync::{Arc, atomic::AtomicUsize};
+}
+
+/// How many threads an execution of a model will have: no fewer than `most`.
+#[cfg(shuttle)]
+pub(crate) const fn expected_threads(most: usize) -> usize {
+    most
 }
 
 /// Waits for a peer, longer each time: spins, then yields, then (hosted) sleeps for microseconds.

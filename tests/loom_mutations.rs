@@ -80,7 +80,7 @@ fn settled(table: &Table) {
 
 #[test]
 fn who_finds_a_right_gone_returns_after_a_tlbi() {
-    explore("write_protect/write_protect of one page", None, || {
+    explore("write_protect/write_protect of one page", || {
         let table = table(2, 3);
         map(&table.handle(), 0, PAGE, A, Existing::Keep).unwrap();
         let protect = |table: &Table| {
@@ -97,7 +97,7 @@ fn who_finds_a_right_gone_returns_after_a_tlbi() {
 /// Inside of a stay no pin, and no fence of one, stands between what is announced and the exchange.
 #[test]
 fn who_finds_a_right_gone_by_a_stay_returns_after_a_tlbi() {
-    explore("write_protect/write_protect of one page, inside of stays", None, || {
+    explore("write_protect/write_protect of one page, inside of stays", || {
         let table = table(2, 3);
         map(&table.handle(), 0, PAGE, A, Existing::Keep).unwrap();
         let protect = |table: &Table| {
@@ -115,7 +115,7 @@ fn who_finds_a_right_gone_by_a_stay_returns_after_a_tlbi() {
 
 #[test]
 fn who_maps_what_a_peer_has_narrowed_returns_after_a_tlbi() {
-    explore("map/write_protect of one page", None, || {
+    explore("map/write_protect of one page", || {
         let table = table(2, 3);
         map(&table.handle(), 0, PAGE, A, Existing::Keep).unwrap();
         let other = spawn(&table, |table| {
@@ -138,7 +138,7 @@ fn who_maps_what_a_peer_has_narrowed_returns_after_a_tlbi() {
 /// Who was inside when the table went, and drains then, is the one who frees it.
 #[test]
 fn what_is_drained_was_told() {
-    explore("unmap and drain/lookup and drain", Some(2), || {
+    explore("unmap and drain/lookup and drain", || {
         let table = table(2, 3);
         map(&table.handle(), 0, PAGE, A, Existing::Keep).unwrap();
         let other = spawn(&table, |table| {
@@ -168,7 +168,7 @@ fn marked(table: &Table) {
 
 #[test]
 fn a_walker_finds_tables_filled_where_an_unlink_was_called_off() {
-    explore("walker/unlink of two levels that is called off", None, || {
+    explore("walker/unlink of two levels that is called off", || {
         let table = table(3, 5);
         marked(&table);
         let walker = spawn(&table, |table| table.handle().lookup(Ipa::new(0)).unwrap());
@@ -189,7 +189,7 @@ fn a_walker_finds_tables_filled_where_an_unlink_was_called_off() {
 
 #[test]
 fn an_unlink_that_is_called_off_meets_another_below() {
-    explore("unlink of two levels that is called off/unmap below", Some(1), || {
+    explore("unlink of two levels that is called off/unmap below", || {
         let table = table(3, 5);
         marked(&table);
         map(&table.handle(), 0, 2 * PAGE, A, Existing::Keep).unwrap();
@@ -205,7 +205,7 @@ fn an_unlink_that_is_called_off_meets_another_below() {
 
 #[test]
 fn an_unlink_above_meets_one_that_is_called_off() {
-    explore("unlink of two levels/unlink below that is called off", Some(2), || {
+    explore("unlink of two levels/unlink below that is called off", || {
         let table = table(3, 5);
         map(&table.handle(), 0, PAGE, A, Existing::Keep).unwrap();
         table.handle().annotate(Ipa::new(PAGE), PAGE, 7).unwrap();
@@ -219,10 +219,27 @@ fn an_unlink_above_meets_one_that_is_called_off() {
     });
 }
 
+/// A page with its table, and a block behind the next entry of the table above.
+#[test]
+fn who_empties_a_table_last_unlinks_it() {
+    explore("unmap of a page with its table/unmap of a block beside it", || {
+        let table = table(3, 4);
+        let view = table.handle();
+        map(&view, 0, PAGE, A, Existing::Keep).unwrap();
+        map(&view, 2 * PAGE, 2 * PAGE, B, Existing::Keep).unwrap();
+        drop(view);
+        let other = spawn(&table, |table| table.handle().unmap(Ipa::new(0), PAGE).unwrap());
+        table.handle().unmap(Ipa::new(2 * PAGE), 2 * PAGE).unwrap();
+        other.join().unwrap();
+        settled(&table);
+        assert_eq!(table.handle().stats().table_frames(), 1, "an empty table stays linked");
+    });
+}
+
 /// Entries are thawed in ascending order: a walk inside of the table can lock the first and find the next FROZEN.
 #[test]
 fn who_meets_a_frozen_entry_lets_go_of_what_he_holds() {
-    explore("unmap of two pages/unlink that is called off", Some(2), || {
+    explore("unmap of two pages/unlink that is called off", || {
         let table = table_of(2, 2, 3);
         let view = table.handle();
         for page in [0, PAGE] {
@@ -239,7 +256,7 @@ fn who_meets_a_frozen_entry_lets_go_of_what_he_holds() {
 
 #[test]
 fn an_unlink_follows_a_table_that_a_peer_links_before_its_freeze() {
-    explore("unlink of two levels/map that brings a table", Some(2), || {
+    explore("unlink of two levels/map that brings a table", || {
         let table = table(3, 6);
         map(&table.handle(), 0, PAGE, A, Existing::Keep).unwrap();
         let other = spawn(&table, |table| map(&table.handle(), 2 * PAGE, PAGE, B, Existing::Keep));
@@ -259,7 +276,7 @@ fn an_unlink_follows_a_table_that_a_peer_links_before_its_freeze() {
 
 #[test]
 fn two_marks_of_one_page_do_not_mix_with_a_page() {
-    explore("annotate/map of one page", None, || {
+    explore("annotate/map of one page", || {
         let table = table(2, 4);
         map(&table.handle(), PAGE, PAGE, A, Existing::Keep).unwrap();
         let other = spawn(&table, |table| table.handle().annotate(Ipa::new(0), PAGE, 7).is_ok());

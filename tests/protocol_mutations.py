@@ -191,7 +191,7 @@ def survey(bench: Bench, catchers: list[Catcher], known: bool) -> list[Catcher]:
     for catcher, verdict in zip(catchers, verdicts, strict=True):
         if verdict.caught and not verdict.how.startswith("hang"):
             raise SystemExit(f"without a mutation {catcher} fails: {verdict.how}")
-    timed = [(v.seconds, c) for c, v in zip(catchers, verdicts, strict=True) if v.seconds < SECONDS / 3]
+    timed = [(v.seconds, c) for c, v in zip(catchers, verdicts, strict=True) if v.seconds < SECONDS / 2]
     slow = sorted(set(catchers) - {catcher for _, catcher in timed})
     for catcher in slow:
         print(f"too slow to be a catcher: {catcher}", flush=True)

@@ -6,7 +6,7 @@
 //! memory as long as the frame is private. Elsewhere it is a number, looked at before and after.
 
 #[cfg(loom)]
-use crate::sync::is_over;
+use crate::sync::is_unseen;
 #[cfg(not(loom))]
 use crate::sync::unseen::{AtomicU32, Ordering};
 #[cfg(loom)]
@@ -27,7 +27,7 @@ unsafe impl Sync for Life {}
 impl Life {
     /// By who reads an entry.
     pub(super) fn get(&self) -> u32 {
-        if is_over() {
+        if is_unseen() {
             return 0;
         }
         // SAFETY: loom fails the model before this is a data race.
@@ -36,14 +36,14 @@ impl Life {
 
     /// By who writes an entry of a frame that is his alone.
     pub(super) fn alone(&self) {
-        if !is_over() {
+        if !is_unseen() {
             self.0.with_mut(|_| ());
         }
     }
 
     /// The frame is free.
     pub(super) fn end(&self) {
-        if !is_over() {
+        if !is_unseen() {
             // SAFETY: as in `get`.
             self.0.with_mut(|life| unsafe { *life += 1 });
         }

@@ -8,7 +8,7 @@ use loom::cell::UnsafeCell;
 
 use super::counts::Counts;
 use super::free_list::{FreeList, Links};
-use crate::sync::{Arc, AtomicU32, explore, is_over, thread};
+use crate::sync::{Arc, AtomicU32, explore, is_unseen, thread};
 
 const FRAMES: usize = 2;
 
@@ -42,7 +42,7 @@ impl Pool {
 
     fn pop(&self) -> Option<u32> {
         let index = self.list.pop(self)?;
-        if is_over() {
+        if is_unseen() {
             return Some(index);
         }
         // SAFETY: the frame is this thread's; loom checks it.
@@ -57,7 +57,7 @@ impl Pool {
     }
 
     fn write(&self, index: u32, value: u64) {
-        if !is_over() {
+        if !is_unseen() {
             // SAFETY: as in `pop`.
             self.contents[index as usize].with_mut(|cell| unsafe { *cell = value });
         }
@@ -74,7 +74,7 @@ impl Pool {
 
 #[test]
 fn two_threads_take_and_free() {
-    explore("frames: take and free/take and free twice", None, || {
+    explore("frames: take and free/take and free twice", || {
         let pool = Pool::new();
         let work = |pool: &Pool, rounds| {
             for _ in 0..rounds {
@@ -99,7 +99,7 @@ fn two_threads_take_and_free() {
 /// One thread reads the head and its link; the other takes both frames and puts the first back: same head, other link.
 #[test]
 fn a_head_that_came_back_is_not_mistaken() {
-    explore("frames: take/take two, free the first", None, || {
+    explore("frames: take/take two, free the first", || {
         let pool = Pool::new();
         let (a, b) = (pool.pop().unwrap(), pool.pop().unwrap());
         pool.push(b);
@@ -124,7 +124,7 @@ fn a_head_that_came_back_is_not_mistaken() {
 /// Whoever is granted a reservation finds a frame, at the first look.
 #[test]
 fn a_granted_reservation_finds_a_frame() {
-    explore("frames: reserve and take/free", None, || {
+    explore("frames: reserve and take/free", || {
         let pool = Pool::new();
         pool.counts.occupy(2, FRAMES).unwrap();
         let frames = [0; FRAMES].map(|_| pool.pop().unwrap());

@@ -1,20 +1,15 @@
-//! Runs a model through every interleaving, or as many as its bound allows, and says how many there were.
+//! Runs a model through every interleaving, and says how many there were.
 
 use super::{search, unseen, watched};
 use std::time::Instant;
 
-/// Explores `body` with at most `preemptions` preemptions, or to the end, and prints a line.
-///
-/// `S2PT_LOOM_PREEMPTIONS` (a number, or `all`) raises the bound of the models that have one. With `S2PT_LOOM_UNCUT` no
-/// execution is cut short (see `search`).
+/// Explores `body` to the end, and prints a line. With `S2PT_LOOM_UNCUT` no execution is cut short (see `search`).
 ///
 /// # Panics
-/// If the model fails, or the variable is neither.
-pub fn explore(name: &str, preemptions: Option<usize>, body: impl Fn() + Sync + Send + 'static) {
-    let preemptions = preemptions.and_then(|least| raised(least, std::env::var("S2PT_LOOM_PREEMPTIONS").ok()));
+/// If the model fails.
+pub fn explore(name: &str, body: impl Fn() + Sync + Send + 'static) {
     let start = Instant::now();
-    let executions = Executions::of(preemptions, body);
-    executions.told(name, preemptions, start);
+    Executions::of(body).told(name, start);
 }
 
 /// The same for several small models that belong together, each to its end.
@@ -22,12 +17,31 @@ pub fn explore_each<M: Fn() + Sync + Send + 'static>(name: &str, models: impl In
     let start = Instant::now();
     let (mut count, mut sum) = (0, Executions::default());
     for body in models {
-        let more = Executions::of(None, body);
+        let more = Executions::of(body);
         count += 1;
         sum.all += more.all;
         sum.cut += more.cut;
     }
-    sum.told(&format!("{name} ({count} models)"), None, start);
+    sum.told(&format!("{name} ({count} models)"), start);
+}
+
+/// All executions of `body`, begun again as often as the search finds that it rests on a mistake.
+pub(super) fn check(cuts: bool, body: impl Fn() + Sync + Send + 'static) {
+    let body = unseen::Arc::new(move || {
+        watched::begin();
+        body();
+        watched::end();
+    });
+    search::start(cuts);
+    loop {
+        let mut builder = loom::model::Builder::new();
+        builder.max_branches = 100_000;
+        let body = body.clone();
+        builder.check(move || body());
+        if !search::again() {
+            break;
+        }
+    }
 }
 
 /// How many there were, and how many of them were cut short, being repetitions.
@@ -38,18 +52,13 @@ struct Executions {
 }
 
 impl Executions {
-    fn of(preemptions: Option<usize>, body: impl Fn() + Sync + Send + 'static) -> Self {
+    fn of(body: impl Fn() + Sync + Send + 'static) -> Self {
         let executions = unseen::Arc::new(unseen::AtomicUsize::new(0));
         let count = executions.clone();
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = preemptions;
-        builder.max_branches = 100_000;
-        search::start(preemptions.is_none() && std::env::var_os("S2PT_LOOM_UNCUT").is_none());
-        builder.check(move || {
+        let cuts = std::env::var_os("S2PT_LOOM_UNCUT").is_none();
+        check(cuts, move || {
             count.fetch_add(1, super::Ordering::Relaxed);
-            watched::begin();
             body();
-            watched::end();
         });
         Self {
             all: executions.load(super::Ordering::Relaxed),
@@ -57,22 +66,13 @@ impl Executions {
         }
     }
 
-    /// The line of a model: what, how far, how many executions, how long.
-    fn told(&self, name: &str, preemptions: Option<usize>, start: Instant) {
-        let bound = preemptions.map_or("all".to_owned(), |bound| format!("<= {bound}"));
+    /// The line of a model: what, how many executions, how long.
+    fn told(&self, name: &str, start: Instant) {
         println!(
-            "loom | {name} | {bound} | {} | {} cut short | {:.1} s",
+            "loom | {name} | {} | {} cut short | {:.1} s",
             self.all,
             self.cut,
             start.elapsed().as_secs_f64()
         );
-    }
-}
-
-fn raised(least: usize, by: Option<String>) -> Option<usize> {
-    match by.as_deref() {
-        None | Some("") => Some(least),
-        Some("all") => None,
-        Some(number) => Some(least.max(number.parse().expect("S2PT_LOOM_PREEMPTIONS is a number or `all`"))),
     }
 }

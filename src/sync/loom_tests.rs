@@ -5,7 +5,7 @@
 //! watched atomics alone, and with loom's own. The first two must be one set; it must hold the third, in which loom
 //! forgets orders.
 
-use super::{AtomicU64, Backoff, Mutex, Ordering, fence, search, thread, watched};
+use super::{AtomicU64, Backoff, Mutex, Ordering, explore, fence, search, thread};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ enum Do {
     Locked,
     /// Until it is not 0.
     Await(usize),
+    /// The same, with a look at another and a fence each time before.
+    AwaitBeside(usize, usize),
 }
 
 type Program = Vec<Vec<Do>>;
@@ -77,7 +79,8 @@ impl Random {
             program[stores].push(Do::Store(stores, 99, Ordering::Release));
             let accesses = &mut program[waits];
             accesses.retain(|access| !matches!(access, Do::Locked));
-            accesses.insert(accesses.len() / 2, Do::Await(stores));
+            let wait = self.of(&[Do::Await(stores), Do::AwaitBeside(stores, STORED)]);
+            accesses.insert(accesses.len() / 2, wait);
         }
         program
     }
@@ -136,6 +139,18 @@ macro_rules! atomics {
                             backoff.wait();
                         }
                     }
+                    Do::AwaitBeside(of, beside) => {
+                        let mut backoff = Backoff::new();
+                        loop {
+                            $fence(Ordering::SeqCst);
+                            let seen = variables[beside].load(Ordering::Relaxed);
+                            let found = variables[of].load(Ordering::Acquire);
+                            if found != 0 {
+                                return Some(1000 * seen + found);
+                            }
+                            backoff.wait();
+                        }
+                    }
                 }
             }
         }
@@ -158,18 +173,13 @@ fn outcomes<A: Atomics>(
 ) -> (BTreeSet<Outcome>, usize) {
     let found = Arc::new(std::sync::Mutex::new((BTreeSet::new(), 0)));
     let (told, program) = (found.clone(), program.clone());
-    search::start(cuts);
-    let mut builder = loom::model::Builder::new();
-    builder.max_branches = 100_000;
-    builder.check(move || {
-        watched::begin();
+    explore::check(cuts, move || {
         let outcome = run(&Arc::new(A::new()), &program);
         let mut told = told.lock().unwrap();
         told.1 += 1;
         if !search::is_over() {
             told.0.insert(outcome);
         }
-        watched::end();
     });
     Arc::into_inner(found).unwrap().into_inner().unwrap()
 }

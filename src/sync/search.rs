@@ -6,21 +6,35 @@
 //! other if they are on the same one and one of them writes. An execution that can only repeat is cut short: loom is told
 //! not to look for choices in what follows of it, and the rest runs to its end on plain values.
 //!
+//! - *Of one thread.* What only one thread uses while there are others, or nobody writes, is no step: no order with it can be
+//!   told. Which cells are so is learned: at first all are. When one turns out to be common, loom is led to the end of what
+//!   it has begun, and the whole search begins again.
 //! - *Asleep.* When all that follows from thread A's next step has been tried, and then B's is tried in its place, A's step
 //!   need not come again until a step came that depends on it: until then it could as well have come first. (Sleep sets,
-//!   Godefroid 1996.) With two threads, the other one is all that loom can try at a point. With more, what loom tries for a
-//!   conflict may be asleep while a third thread should have been tried, so there each step is made to conflict with each,
-//!   and loom tries all threads at all points.
+//!   Godefroid 1996.) Where loom goes on with a thread that is asleep, since it must go on with one, the others ask to be
+//!   tried there. With two threads, the other one is all that loom can try for a conflict. With more, what it tries may be
+//!   asleep while a third thread should have been tried, so there each step is set against the next of each thread that is
+//!   awake, and loom tries all of these at all points.
 //! - *Read too late.* A load may see an older value than the newest. If nothing orders it behind the newest write, the
 //!   same happens where the load comes first, which loom tries besides. Then only the newest is read. Where something
 //!   orders it behind the write, it reads whatever loom's memory model lets it.
 //! - *Waiting.* Who waits for a peer ([`Backoff`](super::Backoff)), of two threads, looks again when something that he has
-//!   looked at is written, not before: he would see the same. If nobody can end a wait, the model fails.
+//!   looked at is written, not before: he would see the same. If he then looks at the same cells, writes nothing and waits
+//!   once more while the peer could have gone on, he might as well not have looked: that was tried before, since loom
+//!   goes on with the peer first. (A fence in the loop orders more, and allows nothing.) If nobody can end a wait, the model
+//!   fails.
 //!
 //! What stays is each order of dependent steps once, and each value that such an order leaves open. `loom_tests.rs` compares
 //! that with the whole.
 
+mod own;
+mod waits;
+
+pub(super) use waits::wait;
+
+use own::Own;
 use std::cell::RefCell;
+use waits::{State, Thread};
 
 /// The main thread of a model and the others.
 pub(crate) const THREADS: usize = 3;
@@ -61,54 +75,17 @@ struct Order {
     read: Clock,
 }
 
-/// What a thread is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Working,
-    /// For a peer to do something.
-    Waiting,
-    /// For the end of this one.
-    Joining(usize),
-    Finished,
-}
-
-/// One look at a cell: which, and which write was read.
-type Look = (usize, u32);
-
-struct Thread {
-    state: State,
-    joined: bool,
-    clock: Clock,
-    /// What it has read or written since it waited last, and before that: the newest it knows.
-    looks: Vec<Look>,
-    before: Vec<Look>,
-    /// What of peers it has read since, and before.
-    read: Vec<Look>,
-    read_before: Vec<Look>,
-}
-
-impl Thread {
-    fn new(clock: Clock) -> Self {
-        Self {
-            state: State::Working,
-            joined: false,
-            clock,
-            looks: Vec::new(),
-            before: Vec::new(),
-            read: Vec::new(),
-            read_before: Vec::new(),
-        }
-    }
-}
-
 #[derive(Default)]
 struct Search {
-    /// Whether executions are cut short: not where preemptions are bounded, since what is asleep may have been left out.
+    /// Whether executions are cut short.
     on: bool,
     /// The last execution, as far as this one goes the same way.
     path: Vec<Node>,
     cut: usize,
+    own: Own,
     // Of this execution:
+    /// Threads that ask to be tried in place of the step at which the execution was cut short: a bit each.
+    asking: u8,
     /// Number of steps taken.
     at: usize,
     /// Steps asleep at this moment.
@@ -118,6 +95,8 @@ struct Search {
     running: usize,
     threads: Vec<Thread>,
     orders: Vec<Order>,
+    /// The cell that stands for fences.
+    fence: usize,
     /// How many writes each cell has seen.
     writes: Vec<u32>,
 }
@@ -141,11 +120,21 @@ pub(super) fn start(on: bool) {
     });
 }
 
+/// After the last execution: whether all must be explored once more, since a cell turned out to be common.
+pub(super) fn again() -> bool {
+    with(|search| {
+        search.path.clear();
+        search.own.again()
+    })
+}
+
 /// Before each execution.
 pub(super) fn begin() {
     with(|search| {
         search.at = 0;
         search.asleep.clear();
+        search.own.begin();
+        search.asking = 0;
         search.over = false;
         search.running = 0;
         search.threads = vec![Thread::new(Clock::default())];
@@ -159,19 +148,19 @@ pub(super) fn cut() -> usize {
     with(|search| search.cut)
 }
 
+/// Whether loom sees nothing of what follows, or not all: then it cannot tell what stands in an order.
+pub(crate) fn is_unseen() -> bool {
+    with(|search| search.over || search.own.is_mistaken())
+}
+
 /// Whether the rest of this execution is a repetition, and runs on plain values.
-pub(crate) fn is_over() -> bool {
+pub(super) fn is_over() -> bool {
     with(|search| search.over)
 }
 
 /// Whether there is no other thread, or none any more.
 pub(super) fn alone() -> bool {
     with(|search| search.threads.iter().skip(1).all(|thread| thread.joined))
-}
-
-/// Whether executions are cut short and there are more than two threads.
-pub(super) fn are_many() -> bool {
-    with(|search| search.on && search.threads.len() > 2)
 }
 
 /// The number of the thread that calls; the main one is 0.
@@ -192,9 +181,58 @@ pub(super) fn new_cell() -> usize {
     })
 }
 
+/// The cell that stands for fences: nobody looks at it.
+pub(super) fn fence_cell() -> usize {
+    let cell = new_cell();
+    with(|search| search.fence = cell);
+    cell
+}
+
 /// Whether the newest write of a cell came from a peer and nothing orders the calling thread behind it.
 pub(super) fn races(cell: usize) -> bool {
     with(|search| search.races(cell))
+}
+
+/// Whether the calling thread is about to use a cell that no other uses in a way that matters: that is no step.
+pub(super) fn is_own(cell: usize, writes: bool) -> bool {
+    let (own, mistaken) = with(|search| {
+        if !search.on {
+            return (false, false);
+        }
+        let (own, mistaken) = search.own.uses(search.running, cell, writes);
+        search.over |= mistaken;
+        (own, mistaken)
+    });
+    if mistaken {
+        loom::skip_branch();
+    }
+    own
+}
+
+/// Whose steps the one that the calling thread has just made is to be set against, besides what loom does by itself: those
+/// before it (its own number), and the next ones of others.
+pub(super) fn to_try() -> Vec<usize> {
+    with(|search| {
+        let me = search.running;
+        let many = search.threads.len() > 2;
+        // Then the others ask to be tried in its place.
+        let asleep = search.at == search.path.len() && search.sleeps(me);
+        if !search.on || !many && !asleep {
+            return Vec::new();
+        }
+        let awake = |&thread: &usize| if thread == me { many } else { !search.sleeps(thread) };
+        (0..search.threads.len()).filter(awake).collect()
+    })
+}
+
+/// Whether the calling thread asks to be tried in place of the step at which the execution was cut short. Once.
+pub(super) fn asks() -> bool {
+    with(|search| {
+        let me = 1 << search.running;
+        let asks = search.asking & me != 0;
+        search.asking &= !me;
+        asks
+    })
 }
 
 /// The calling thread has taken a step; `read` is the write that it read, or stored over. False: the rest is a repetition.
@@ -224,10 +262,16 @@ pub(super) fn spawned() -> usize {
     with(|search| {
         let number = search.threads.len();
         assert!(number < THREADS, "a model of more than {THREADS} threads");
+        search.own.spawned(number, search.orders.len());
         let clock = search.threads[search.running].clock;
         search.threads.push(Thread::new(clock));
         number
     })
+}
+
+/// How many threads this execution will have, if that is known, or `most`.
+pub(crate) fn expected_threads(most: usize) -> usize {
+    with(|search| search.own.expected().unwrap_or(most))
 }
 
 pub(super) fn finished(thread: usize) {
@@ -256,66 +300,6 @@ pub(super) fn joined(thread: usize) {
     });
 }
 
-/// The calling thread waits for a peer.
-///
-/// # Panics
-/// If nothing can end that.
-pub(super) fn wait() {
-    let (me, on) = with(|search| (search.running, search.on && !search.over && search.threads.len() == 2));
-    let pause = || {
-        loom::thread::yield_now();
-        goes_on(me);
-    };
-    if !on {
-        return pause();
-    }
-    let news = with(|search| {
-        let thread = &mut search.threads[me];
-        thread.before = core::mem::take(&mut thread.looks);
-        let read = core::mem::take(&mut thread.read);
-        let same = read == thread.read_before;
-        thread.read_before = read;
-        let news = search.has_news(me);
-        assert!(
-            !same || news || search.others(me).any(|state| state == State::Working),
-            "everybody waits"
-        );
-        if same && news {
-            search.give_up(); // the same old values once more
-        } else if !news {
-            search.threads[me].state = State::Waiting;
-        }
-        news
-    });
-    if is_over() {
-        loom::skip_branch();
-        return pause();
-    }
-    if news {
-        return;
-    }
-    loop {
-        pause();
-        let ends = with(|search| {
-            let ends = search.over || search.has_news(me) || search.others(me).all(|state| state != State::Working);
-            if ends {
-                search.threads[me].state = State::Working;
-            } else if search.threads.len() == 2 {
-                search.give_up(); // the peer has done nothing that this thread waits for
-                search.threads[me].state = State::Working;
-            }
-            ends
-        });
-        if ends {
-            return;
-        }
-        if is_over() {
-            loom::skip_branch();
-            return;
-        }
-    }
-}
-
 fn join(clock: &mut Clock, other: &Clock) {
     clock
         .iter_mut()
@@ -330,20 +314,13 @@ impl Search {
         self.on && clock[order.writer] < order.written[order.writer]
     }
 
-    fn others(&self, me: usize) -> impl Iterator<Item = State> {
-        let states = self.threads.iter().enumerate().filter(move |&(number, _)| number != me);
-        states.map(|(number, thread)| {
-            // Who waits and would go on is at work.
-            let goes_on = thread.state == State::Waiting && self.has_news(number);
-            if goes_on { State::Working } else { thread.state }
-        })
-    }
-
-    /// Whether something that a thread looked at before it waited has been written since.
-    fn has_news(&self, thread: usize) -> bool {
-        let before = &self.threads[thread].before;
-        let is_newest = |cell: usize| before.contains(&(cell, self.writes[cell]));
-        before.iter().any(|&(cell, _)| !is_newest(cell))
+    /// Whether the next step of a thread is asleep at the point where the running one took a step.
+    fn sleeps(&self, thread: usize) -> bool {
+        let of = |step: &Step| step.thread == thread;
+        match self.path.get(self.at) {
+            Some(node) => node.asleep.iter().chain(&node.done).chain([&node.taken]).any(of),
+            None => self.asleep.iter().any(of),
+        }
     }
 
     fn give_up(&mut self) {
@@ -354,6 +331,10 @@ impl Search {
     /// Whether the rest is a repetition.
     fn step(&mut self, step: Step) -> bool {
         if self.on {
+            if self.own.is_mistaken() && self.at == self.path.len() {
+                self.give_up(); // all will be explored once more
+                return true;
+            }
             if step.read != self.writes[step.cell] && self.races(step.cell) {
                 self.give_up();
                 return true;
@@ -380,7 +361,10 @@ impl Search {
         } else {
             join(&mut order.read, &me.clock);
         }
-        me.looks.push((step.cell, step.read + u32::from(step.writes)));
+        if step.cell != self.fence {
+            me.looks.push((step.cell, step.read + u32::from(step.writes)));
+            me.wrote |= step.writes;
+        }
         if by_peer && !step.writes {
             me.read.push((step.cell, step.read));
         }
@@ -391,13 +375,14 @@ impl Search {
     fn repeats(&mut self, step: Step) -> bool {
         let fresh = self.at == self.path.len();
         if fresh {
-            if let Some(index) = self.asleep.iter().position(|asleep| asleep.thread == step.thread) {
-                // loom went here since it must go somewhere. If another thread could go on in its place, it is not tried.
-                if self.others(step.thread).all(|state| state != State::Working) {
-                    return true;
+            if self.sleeps(step.thread) {
+                // loom went here since it must go somewhere. Who could go on in its place asks for that.
+                if self.others(step.thread).any(|state| state == State::Working) {
+                    let others = (0..self.threads.len()).filter(|&thread| thread != step.thread);
+                    let awake = others.filter(|&thread| !self.sleeps(thread));
+                    self.asking = awake.map(|thread| 1 << thread).sum();
                 }
-                let thread = self.asleep.swap_remove(index).thread;
-                self.asleep.retain(|asleep| asleep.thread != thread);
+                return true;
             }
             self.path.push(Node {
                 taken: step,

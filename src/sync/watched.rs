@@ -77,20 +77,27 @@ impl Cell {
     }
 
     /// Does `step` if it is one for loom, as thread number so-and-so. `None`: nobody else is there, or sees it.
-    fn seen<R>(step: impl FnOnce(usize) -> R) -> Option<R> {
-        if search::is_over() || search::alone() {
+    fn seen<R>(id: usize, writes: bool, step: impl FnOnce(usize) -> R) -> Option<R> {
+        if search::alone() || search::is_over() || search::is_own(id, writes) {
+            Self::ask();
             return None;
         }
         let me = search::running();
         let done = step(me);
         search::goes_on(me);
         if search::is_over() {
+            Self::ask();
             return None;
         }
-        if search::are_many() {
-            TURNS.with_borrow(|turns| turns.as_ref().expect("a model runs").all.pass());
-        }
+        search::to_try().into_iter().for_each(pass);
         Some(done)
+    }
+
+    /// After an execution was cut short at a step in whose place this thread's next should be tried.
+    fn ask() {
+        if search::asks() {
+            pass(search::running());
+        }
     }
 
     /// The number of the newest write.
@@ -111,7 +118,7 @@ impl Cell {
         } else {
             order
         };
-        let read = Self::seen(|me| {
+        let read = Self::seen(self.id, false, |me| {
             // Decided before others may run; if one writes then, an older value that is read is a repetition.
             if search::races(self.id) {
                 self.newest(me, order)
@@ -145,7 +152,7 @@ impl Cell {
             self.store(value, Ordering::Release);
             return fence(Ordering::SeqCst);
         }
-        let seen = Self::seen(|me| {
+        let seen = Self::seen(self.id, true, |me| {
             let new = self.values().push(value);
             self.copies[me].store(new, order);
             (me, new)
@@ -167,7 +174,7 @@ impl Cell {
 
     /// Read, decide, write.
     fn update(&self, success: Ordering, failure: Ordering, new: impl FnOnce(u64) -> Option<u64>) -> Result<u64, u64> {
-        let seen = Self::seen(|me| (me, self.newest(me, Ordering::Relaxed)));
+        let seen = Self::seen(self.id, true, |me| (me, self.newest(me, Ordering::Relaxed)));
         let value = self.values().get();
         let new = new(value);
         let outcome = if new.is_some() { Ok(value) } else { Err(value) };
@@ -177,7 +184,13 @@ impl Cell {
             }
             outcome
         };
-        let Some((me, read)) = seen else { return quietly() };
+        let Some((me, read)) = seen else {
+            let outcome = quietly();
+            if success == Ordering::SeqCst && new.is_some() {
+                fence(Ordering::SeqCst);
+            }
+            return outcome;
+        };
         assert_eq!(
             read,
             self.values().newest,
@@ -205,36 +218,32 @@ impl Cell {
     }
 }
 
-/// Where each step depends on each.
+/// What sets steps on different cells against each other.
 struct Turns {
+    /// Fences: each depends on each.
     fences: Turn,
-    /// Of all steps, in models of more than two threads: see `search`.
-    all: Turn,
+    fence_cell: usize,
+    /// Steps that each thread's next should be set against, where loom would not: see `search`.
+    all: [Turn; THREADS],
 }
 
-/// Steps of which each depends on each.
-struct Turn {
-    id: usize,
-    turn: atomic::AtomicUsize,
-}
+struct Turn(atomic::AtomicUsize);
 
 impl Turn {
     fn new() -> Self {
-        Self {
-            id: search::new_cell(),
-            turn: atomic::AtomicUsize::new(0),
-        }
+        Self(atomic::AtomicUsize::new(0))
     }
 
     fn pass(&self) {
-        Cell::at_once(|| self.turn.fetch_add(1, Ordering::Relaxed));
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
+}
 
-    /// False: the rest is a repetition.
-    fn step(&self) -> bool {
-        let seen = Cell::seen(|_| self.turn.fetch_add(1, Ordering::Relaxed));
-        seen.is_some() && search::step(self.id, true, search::writes(self.id))
-    }
+/// A step of the calling thread, or one that should be set against the next of `thread`.
+fn pass(thread: usize) {
+    let me = search::running();
+    Cell::at_once(|| TURNS.with_borrow(|turns| turns.as_ref().expect("a model runs").all[thread].pass()));
+    search::goes_on(me);
 }
 
 std::thread_local! {
@@ -246,7 +255,8 @@ pub(super) fn begin() {
     search::begin();
     TURNS.set(Some(Rc::new(Turns {
         fences: Turn::new(),
-        all: Turn::new(),
+        fence_cell: search::fence_cell(),
+        all: [(); THREADS].map(|()| Turn::new()),
     })));
 }
 
@@ -258,7 +268,10 @@ pub(super) fn end() {
 /// As in `std`. A step too: which of two fences comes first decides what is seen behind them.
 pub fn fence(order: Ordering) {
     let turns = TURNS.with_borrow(|turns| turns.clone().expect("a model runs"));
-    if search::alone() || turns.fences.step() {
+    if Cell::seen(turns.fence_cell, true, |_| turns.fences.pass()).is_some() {
+        search::step(turns.fence_cell, true, search::writes(turns.fence_cell));
+    }
+    if !search::is_over() {
         atomic::fence(order);
     }
 }

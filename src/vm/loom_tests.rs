@@ -78,7 +78,7 @@ impl Host {
 }
 
 fn a_take_back_beside_a_fault(name: &str, mapped: bool) {
-    explore(name, None, move || {
+    explore(name, move || {
         let host = Arc::new(Host {
             table: table(),
             gate: Gate::new(Policy::Lockless),
@@ -112,7 +112,7 @@ fn no_mapped_page_survives_a_take_back() {
 
 /// A write fault makes the page writable, the guest writes, and the bit comes; beside it the log is harvested.
 fn a_harvest_beside_a_write(name: &str, bits: u64) {
-    explore(name, None, move || {
+    explore(name, move || {
         let (table, word) = (Arc::new(table()), Arc::new(Word::new(bits)));
         let (page, read_only) = (Ipa::new(0), Attrs::new(Prot::R));
         table

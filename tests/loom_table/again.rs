@@ -13,7 +13,7 @@ fn again<T: core::fmt::Debug>(result: Result<T, Error>) -> Option<T> {
 
 #[test]
 fn a_fault_that_does_not_wait_meets_a_replacement() {
-    explore("fault without waiting/replace", None, || {
+    explore("fault without waiting/replace", || {
         let table = table(2, 2);
         map_pages(&table, 0, 1, A, Prot::RW);
         let other = spawn(&table, |view| map(view, 0, PAGE, B, Prot::RW, Existing::Replace));
@@ -33,7 +33,7 @@ fn a_fault_that_does_not_wait_meets_a_replacement() {
 
 #[test]
 fn an_unmap_that_does_not_wait_meets_a_replacement() {
-    explore("unmap of the table without waiting/replace", None, || {
+    explore("unmap of the table without waiting/replace", || {
         let table = table(2, 3);
         map_pages(&table, 0, 1, A, Prot::RW);
         let other = spawn(&table, |view| map(view, 0, PAGE, B, Prot::RW, Existing::Replace));
@@ -52,7 +52,7 @@ fn an_unmap_that_does_not_wait_meets_a_replacement() {
 
 #[test]
 fn a_protect_that_does_not_wait_meets_a_replacement() {
-    explore("write_protect without waiting/replace", None, || {
+    explore("write_protect without waiting/replace", || {
         let table = table(2, 2);
         map_pages(&table, 0, 2, A, Prot::RW);
         let other = spawn(&table, |view| map(view, 0, PAGE, B, Prot::RW, Existing::Replace));
@@ -70,7 +70,7 @@ fn a_protect_that_does_not_wait_meets_a_replacement() {
 
 #[test]
 fn a_map_that_does_not_wait_meets_a_collapse() {
-    explore("map without waiting/collapse", None, || {
+    explore("map without waiting/collapse", || {
         let table = table(2, 2);
         map_pages(&table, 0, 2, A, Prot::RW);
         let other = spawn(&table, |view| view.collapse(Ipa::new(0), 2 * PAGE).unwrap());

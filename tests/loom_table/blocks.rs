@@ -5,7 +5,7 @@ use s2pt::sync::explore;
 
 #[test]
 fn a_cut_meets_a_fault_in_the_block() {
-    explore("cut/cut of one block", None, || {
+    explore("cut/cut of one block", || {
         let table = table(2, 4);
         assert!(map(&table.handle(), 0, 2 * PAGE, A, Prot::R, Existing::Keep));
         let other = spawn(&table, |view| view.relax(Ipa::new(PAGE), PAGE, Prot::W).unwrap().leaves);
@@ -23,7 +23,7 @@ fn a_cut_meets_a_fault_in_the_block() {
 
 #[test]
 fn a_split_meets_a_fault_in_the_block() {
-    explore("split/fault in the block", None, || {
+    explore("split/fault in the block", || {
         let table = table(2, 4);
         assert!(map(&table.handle(), 0, 2 * PAGE, A, Prot::R, Existing::Keep));
         let other = spawn(&table, |view| view.relax(Ipa::new(PAGE), PAGE, Prot::W).unwrap().leaves);
@@ -37,7 +37,7 @@ fn a_split_meets_a_fault_in_the_block() {
 
 #[test]
 fn a_split_meets_an_unmap_of_half_the_block() {
-    explore("split/unmap of half the block", None, || {
+    explore("split/unmap of half the block", || {
         let table = table(2, 4);
         assert!(map(&table.handle(), 0, 2 * PAGE, A, Prot::RW, Existing::Keep));
         let other = spawn(&table, |view| view.unmap(Ipa::new(0), PAGE).unwrap());
@@ -50,7 +50,7 @@ fn a_split_meets_an_unmap_of_half_the_block() {
 
 #[test]
 fn a_collapse_meets_a_fault_below() {
-    explore("collapse/map below", None, || {
+    explore("collapse/map below", || {
         let table = table(2, 4);
         assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
         let other = spawn(&table, |view| map(view, PAGE, PAGE, A + PAGE, Prot::RW, Existing::Keep));
@@ -65,7 +65,7 @@ fn a_collapse_meets_a_fault_below() {
 
 #[test]
 fn a_collapse_loses_no_permission() {
-    explore("collapse/relax below", None, || {
+    explore("collapse/relax below", || {
         let table = table(2, 4);
         let pages = MapOptions {
             largest: Some(Level::L3),
@@ -92,7 +92,7 @@ fn a_collapse_loses_no_permission() {
 
 #[test]
 fn two_collapses_of_one_table() {
-    explore("collapse/collapse of one table", None, || {
+    explore("collapse/collapse of one table", || {
         let table = table(2, 2);
         map_pages(&table, 0, 2, A, Prot::RW);
         let other = spawn(&table, |view| view.collapse(Ipa::new(0), 2 * PAGE).unwrap());
@@ -105,7 +105,7 @@ fn two_collapses_of_one_table() {
 
 #[test]
 fn two_collapses_of_nested_levels() {
-    explore("collapse/collapse of nested levels", None, || {
+    explore("collapse/collapse of nested levels", || {
         let table = table(3, 3);
         map_pages(&table, 0, 2, A, Prot::RW);
         let beside = (2 * PAGE, A + 2 * PAGE); // a block already
@@ -129,7 +129,7 @@ fn two_collapses_of_nested_levels() {
 
 #[test]
 fn a_collapse_meets_a_protect_below() {
-    explore("collapse/protect below", None, || {
+    explore("collapse/protect below", || {
         let table = table(2, 4);
         map_pages(&table, 0, 2, A, Prot::RW);
         let other = spawn(&table, |view| view.protect(Ipa::new(0), PAGE, Prot::R).unwrap().leaves);
@@ -143,7 +143,7 @@ fn a_collapse_meets_a_protect_below() {
 
 #[test]
 fn a_collapse_meets_an_unmap_below() {
-    explore("collapse/unmap below", None, || {
+    explore("collapse/unmap below", || {
         let table = table(2, 4);
         map_pages(&table, 0, 2, A, Prot::RW);
         let other = spawn(&table, |view| view.unmap(Ipa::new(0), PAGE).unwrap());

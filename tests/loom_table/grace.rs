@@ -6,7 +6,7 @@ use s2pt::table::FrameCache;
 
 #[test]
 fn a_walker_that_finds_a_new_table_finds_it_filled() {
-    explore("walker/map that brings its table", None, || {
+    explore("walker/map that brings its table", || {
         let table = table(2, 3);
         let walker = spawn(&table, |view| view.lookup(Ipa::new(0)).unwrap());
         assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
@@ -22,7 +22,7 @@ fn a_walker_that_finds_a_new_table_finds_it_filled() {
 
 #[test]
 fn a_walker_meets_an_unmap() {
-    explore("walker/unmap, deferred free", None, || {
+    explore("walker/unmap, deferred free", || {
         let table = table(2, 3);
         assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
         let walker = spawn(&table, |view| output(view, 0));
@@ -35,7 +35,7 @@ fn a_walker_meets_an_unmap() {
 
 #[test]
 fn a_freed_table_is_not_reused_under_a_walker() {
-    explore("walker/unmap/reuse of the frame", None, || {
+    explore("walker/unmap/reuse of the frame", || {
         // Two frames in all: the second map must take the very frame that the unmap gave back.
         let memory = ModelMemory::new(Pa::new(FRAMES), 2, 2);
         let table = table_of(Config::new(Geometry::tiny(2, 1)), memory, Null);
@@ -56,7 +56,7 @@ fn a_freed_table_is_not_reused_under_a_walker() {
 
 #[test]
 fn a_table_is_freed_after_both_of_its_readers() {
-    explore("deferred free/two readers", Some(2), || {
+    explore("deferred free/two readers", || {
         let table = table(2, 2);
         map_pages(&table, 0, 1, A, Prot::RW);
         let readers = [(); 2].map(|()| spawn(&table, |view| output(view, 0)));
@@ -70,7 +70,7 @@ fn a_table_is_freed_after_both_of_its_readers() {
 
 #[test]
 fn a_drain_waits_for_what_was_retired_before() {
-    explore("drain/retire", None, || {
+    explore("drain/retire", || {
         let table = table(2, 2);
         map_pages(&table, 0, 1, A, Prot::RW);
         let retired = Arc::new(s2pt::sync::AtomicBool::new(false));
@@ -92,7 +92,7 @@ fn a_drain_waits_for_what_was_retired_before() {
 
 #[test]
 fn frames_of_a_cache_go_back_whoever_wins() {
-    explore("map/map, each out of its own frame cache", None, || {
+    explore("map/map, each out of its own frame cache", || {
         let table = table(2, 5);
         table.memory().spare(4);
         let fault = |table: &Table, ipa, pa| {
@@ -111,7 +111,7 @@ fn frames_of_a_cache_go_back_whoever_wins() {
 
 #[test]
 fn a_stay_that_has_seen_a_table_meets_its_unlink() {
-    explore("stay/unlink of the table that it has seen", None, || {
+    explore("stay/unlink of the table that it has seen", || {
         let table = table(2, 4);
         assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
         let other = spawn(&table, |view| {

@@ -65,7 +65,7 @@ fn dirty(table: &Table, ipa: u64) -> bool {
 
 #[test]
 fn ageing_loses_no_dirty_state() {
-    explore("ageing/write by hardware", None, || {
+    explore("ageing/write by hardware", || {
         let table = clean(Level::L3);
         let wrote = beside_a_write(&table, |view| {
             view.test_and_clear_young(Ipa::new(0), 2 * PAGE, true).unwrap();
@@ -76,7 +76,7 @@ fn ageing_loses_no_dirty_state() {
 
 #[test]
 fn a_write_protected_page_is_written_by_no_hardware() {
-    explore("write_protect/write by hardware", None, || {
+    explore("write_protect/write by hardware", || {
         let table = clean(Level::L3);
         beside_a_write(&table, |view| {
             let changed = view.write_protect(Ipa::new(0), PAGE).unwrap();
@@ -88,7 +88,7 @@ fn a_write_protected_page_is_written_by_no_hardware() {
 
 #[test]
 fn a_right_given_loses_no_dirty_state() {
-    explore("relax/write by hardware", None, || {
+    explore("relax/write by hardware", || {
         let table = clean(Level::L3);
         let wrote = beside_a_write(&table, |view| {
             view.relax(Ipa::new(0), PAGE, Prot::X).unwrap();
@@ -100,7 +100,7 @@ fn a_right_given_loses_no_dirty_state() {
 
 #[test]
 fn a_collapse_loses_no_dirty_state() {
-    explore("collapse/write by hardware", None, || {
+    explore("collapse/write by hardware", || {
         let table = clean(Level::L3);
         let wrote = beside_a_write(&table, |view| {
             view.collapse(Ipa::new(0), 2 * PAGE).unwrap();
@@ -113,7 +113,7 @@ fn a_collapse_loses_no_dirty_state() {
 
 #[test]
 fn a_split_loses_no_dirty_state() {
-    explore("split/write by hardware", None, || {
+    explore("split/write by hardware", || {
         let table = clean(Level::L2);
         let wrote = beside_a_write(&table, |view| {
             view.split(Ipa::new(0), 2 * PAGE, Level::L3).unwrap();

@@ -5,11 +5,9 @@
 //! allows, with no entry LOCKED or FROZEN and as many frames in use as the root reaches. A walk that touches a frame
 //! which is not ordered before the freeing of that frame fails the model (`memory/life.rs`).
 //!
-//! A model ends when all is explored, or with all that a number of preemptions allows: its line says which. The moves on one
-//! entry, pair by pair, are in `src/table/loom_tests.rs`.
+//! A model ends when all is explored. The moves on one entry, pair by pair, are in `src/table/loom_tests`.
 //!
 //! Run: `RUSTFLAGS="--cfg loom" cargo test --release --test loom_table -- --nocapture --test-threads 1`.
-//! `S2PT_LOOM_PREEMPTIONS=4` (or `all`) takes the bounded ones further.
 #![cfg(loom)]
 
 mod again;

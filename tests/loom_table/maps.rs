@@ -5,7 +5,7 @@ use s2pt::sync::explore;
 
 #[test]
 fn two_maps_race_for_one_empty_slot_of_a_table() {
-    explore("map/map on one slot", None, || {
+    explore("map/map on one slot", || {
         let table = table(2, 2);
         map_pages(&table, PAGE, 1, A + PAGE, Prot::RW);
         let other = spawn(&table, |view| map(view, 0, PAGE, B, Prot::RW, Existing::Keep));
@@ -18,7 +18,7 @@ fn two_maps_race_for_one_empty_slot_of_a_table() {
 
 #[test]
 fn two_maps_race_for_one_empty_slot() {
-    explore("map/map, the table missing", None, || {
+    explore("map/map, the table missing", || {
         let table = table(2, 4);
         let other = spawn(&table, |view| map(view, 0, PAGE, B, Prot::RW, Existing::Keep));
         let mine = map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep);
@@ -31,7 +31,7 @@ fn two_maps_race_for_one_empty_slot() {
 
 #[test]
 fn two_maps_of_neighbours_share_the_new_table() {
-    explore("map/map of neighbours, the table missing", None, || {
+    explore("map/map of neighbours, the table missing", || {
         let table = table(2, 4);
         let other = spawn(&table, |view| map(view, PAGE, PAGE, B, Prot::RW, Existing::Keep));
         assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
@@ -47,7 +47,7 @@ fn two_maps_of_neighbours_share_the_new_table() {
 /// refused at the next page.
 #[test]
 fn a_map_that_may_replace_nothing_meets_maps_of_its_pages() {
-    explore("map that may replace nothing/maps of its pages", None, || {
+    explore("map that may replace nothing/maps of its pages", || {
         let table = table(2, 3);
         map_pages(&table, 0, 1, A, Prot::RW);
         map_pages(&table, 3 * PAGE, 1, A + 3 * PAGE, Prot::RW);
@@ -80,7 +80,7 @@ fn a_map_that_may_replace_nothing_meets_maps_of_its_pages() {
 /// Of two such calls for one range one maps all of it, and the other nothing.
 #[test]
 fn two_maps_that_may_replace_nothing_race_for_one_range() {
-    explore("two maps that may replace nothing, of one range", None, || {
+    explore("two maps that may replace nothing, of one range", || {
         let table = table(2, 3);
         map_pages(&table, 0, 1, A, Prot::RW);
         map_pages(&table, 3 * PAGE, 1, A, Prot::RW);
@@ -103,7 +103,7 @@ fn two_maps_that_may_replace_nothing_race_for_one_range() {
 
 #[test]
 fn a_map_races_an_unmap() {
-    explore("map/unmap of one page, the table stays", None, || {
+    explore("map/unmap of one page, the table stays", || {
         let table = table(2, 2);
         map_pages(&table, 0, 2, A, Prot::RW);
         let other = spawn(&table, |view| map(view, 0, PAGE, B, Prot::RW, Existing::Keep));
@@ -117,7 +117,7 @@ fn a_map_races_an_unmap() {
 
 #[test]
 fn a_map_races_an_unmap_of_the_last_page() {
-    explore("map/unmap of the last page", None, || {
+    explore("map/unmap of the last page", || {
         let table = table(2, 4);
         assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
         let other = spawn(&table, |view| map(view, 0, PAGE, B, Prot::RW, Existing::Keep));
@@ -137,7 +137,7 @@ fn a_map_races_an_unmap_of_the_last_page() {
 
 #[test]
 fn two_replacing_maps_race_for_one_page() {
-    explore("replace/replace of one page", None, || {
+    explore("replace/replace of one page", || {
         let table = table(2, 2);
         map_pages(&table, 0, 1, A + PAGE, Prot::RW);
         let other = spawn(&table, |view| map(view, 0, PAGE, B, Prot::RW, Existing::Replace));
@@ -150,7 +150,7 @@ fn two_replacing_maps_race_for_one_page() {
 
 #[test]
 fn a_replacing_map_races_an_unmap() {
-    explore("replace/unmap of one page, the table stays", None, || {
+    explore("replace/unmap of one page, the table stays", || {
         let table = table(2, 2);
         map_pages(&table, 0, 2, A, Prot::RW);
         let other = spawn(&table, |view| map(view, 0, PAGE, B, Prot::RW, Existing::Replace));
@@ -167,7 +167,7 @@ fn a_replacing_map_races_an_unmap() {
 
 #[test]
 fn a_replacing_map_races_an_unmap_of_the_last_page() {
-    explore("replace/unmap of the last page", None, || {
+    explore("replace/unmap of the last page", || {
         let table = table(2, 4);
         assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
         let other = spawn(&table, |view| map(view, 0, PAGE, B, Prot::RW, Existing::Replace));
@@ -180,7 +180,7 @@ fn a_replacing_map_races_an_unmap_of_the_last_page() {
 
 #[test]
 fn a_block_replaces_a_table_beside_a_fault_in_it() {
-    explore("map of a block over a table/map below", None, || {
+    explore("map of a block over a table/map below", || {
         let table = table(2, 3);
         map_pages(&table, 0, 1, A, Prot::RW);
         let other = spawn(&table, |view| map(view, PAGE, PAGE, A + PAGE, Prot::RW, Existing::Keep));
@@ -193,7 +193,7 @@ fn a_block_replaces_a_table_beside_a_fault_in_it() {
 
 #[test]
 fn a_map_meets_an_owners_mark() {
-    explore("map/annotate of one page", None, || {
+    explore("map/annotate of one page", || {
         let table = table(2, 2);
         map_pages(&table, PAGE, 1, A, Prot::RW);
         let other = spawn(&table, |view| view.annotate(Ipa::new(0), PAGE, 7).unwrap());
@@ -215,7 +215,7 @@ fn a_map_meets_an_owners_mark() {
 
 #[test]
 fn a_map_meets_the_end_of_an_owners_mark() {
-    explore("map/end of a mark on one page", None, || {
+    explore("map/end of a mark on one page", || {
         let table = table(2, 2);
         map_pages(&table, PAGE, 1, A, Prot::RW);
         table.handle().annotate(Ipa::new(0), PAGE, 7).unwrap();

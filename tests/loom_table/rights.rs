@@ -8,7 +8,7 @@ use s2pt::table::Event;
 
 #[test]
 fn rights_added_and_taken_in_place_are_never_lost() {
-    explore("relax/ageing of one page", None, || {
+    explore("relax/ageing of one page", || {
         let table = table(2, 4);
         assert!(map(&table.handle(), 0, PAGE, A, Prot::R, Existing::Keep));
         let other = spawn(&table, |view| view.relax(Ipa::new(0), PAGE, Prot::W).unwrap().leaves);
@@ -22,7 +22,7 @@ fn rights_added_and_taken_in_place_are_never_lost() {
 
 #[test]
 fn a_protect_meets_a_write_fault() {
-    explore("protect/write fault", None, || {
+    explore("protect/write fault", || {
         let table = table(2, 2);
         map_pages(&table, 0, 1, A, Prot::RX);
         let other = spawn(&table, |view| view.relax(Ipa::new(0), PAGE, Prot::W).unwrap().bytes);
@@ -40,7 +40,7 @@ fn a_protect_meets_a_write_fault() {
 
 #[test]
 fn a_protect_meets_a_fault_that_maps_beside_it() {
-    explore("protect/fault of the next page", None, || {
+    explore("protect/fault of the next page", || {
         let table = table(2, 2);
         map_pages(&table, 0, 1, A, Prot::RW);
         let other = spawn(&table, |view| map(view, PAGE, PAGE, B, Prot::RW, Existing::Keep));
@@ -56,7 +56,7 @@ fn a_protect_meets_a_fault_that_maps_beside_it() {
 
 #[test]
 fn two_ageings_of_one_page_find_it_young_once() {
-    explore("ageing/ageing of one page", None, || {
+    explore("ageing/ageing of one page", || {
         let table = table(2, 2);
         map_pages(&table, 0, 1, A, Prot::RW);
         let young = |view: &Handle<'_, Memory>| view.test_and_clear_young(Ipa::new(0), PAGE, false).unwrap();
@@ -106,7 +106,7 @@ fn assert_forgotten(table: &Table<Cpu>) {
 
 #[test]
 fn two_write_protects_return_when_no_cpu_can_write() {
-    explore("write_protect/write_protect, a CPU that holds the page", None, || {
+    explore("write_protect/write_protect, a CPU that holds the page", || {
         let table = held();
         let peer = table.clone();
         let other = thread::spawn(move || {
@@ -125,7 +125,7 @@ fn two_write_protects_return_when_no_cpu_can_write() {
 
 #[test]
 fn a_protect_and_a_narrowing_map_return_when_no_cpu_can_write() {
-    explore("protect/map with fewer rights, a CPU that holds the page", None, || {
+    explore("protect/map with fewer rights, a CPU that holds the page", || {
         let table = held();
         let peer = table.clone();
         let other = thread::spawn(move || {
@@ -144,30 +144,26 @@ fn a_protect_and_a_narrowing_map_return_when_no_cpu_can_write() {
 
 #[test]
 fn a_harvest_and_a_write_protect_return_when_no_cpu_can_write() {
-    explore(
-        "write_protect_leaves/write_protect, a CPU that holds the page",
-        None,
-        || {
-            let table = held();
-            let peer = table.clone();
-            let other = thread::spawn(move || {
-                let view = peer.handle();
-                view.write_protect_leaves([(Ipa::new(0), PAGE)]).unwrap();
-                assert_forgotten(&peer);
-            });
-            let view = table.handle();
-            view.write_protect(Ipa::new(0), PAGE).unwrap();
-            assert_forgotten(&table);
-            other.join().unwrap();
-            drop(view);
-            settled(&table);
-        },
-    );
+    explore("write_protect_leaves/write_protect, a CPU that holds the page", || {
+        let table = held();
+        let peer = table.clone();
+        let other = thread::spawn(move || {
+            let view = peer.handle();
+            view.write_protect_leaves([(Ipa::new(0), PAGE)]).unwrap();
+            assert_forgotten(&peer);
+        });
+        let view = table.handle();
+        view.write_protect(Ipa::new(0), PAGE).unwrap();
+        assert_forgotten(&table);
+        other.join().unwrap();
+        drop(view);
+        settled(&table);
+    });
 }
 
 #[test]
 fn two_unmaps_return_when_no_cpu_has_the_page() {
-    explore("unmap/unmap, a CPU that holds the page", None, || {
+    explore("unmap/unmap, a CPU that holds the page", || {
         let table = held();
         let peer = table.clone();
         let other = thread::spawn(move || {
@@ -186,7 +182,7 @@ fn two_unmaps_return_when_no_cpu_has_the_page() {
 
 #[test]
 fn an_unmap_and_a_replacement_return_when_no_cpu_has_the_page() {
-    explore("unmap/replace, a CPU that holds the page", None, || {
+    explore("unmap/replace, a CPU that holds the page", || {
         let table = held();
         let peer = table.clone();
         let other = thread::spawn(move || {
@@ -205,7 +201,7 @@ fn an_unmap_and_a_replacement_return_when_no_cpu_has_the_page() {
 
 #[test]
 fn who_sees_the_new_page_knows_that_the_old_one_is_gone() {
-    explore("replace/walker, a CPU that holds the page", None, || {
+    explore("replace/walker, a CPU that holds the page", || {
         let table = held();
         let peer = table.clone();
         let other = thread::spawn(move || {

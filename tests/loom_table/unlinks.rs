@@ -5,7 +5,7 @@ use s2pt::sync::explore;
 
 #[test]
 fn a_nested_freeze_waits_for_a_locked_child() {
-    explore("unlink of two levels/replace below", None, || {
+    explore("unlink of two levels/replace below", || {
         let table = table(3, 6);
         assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
         // The replacing map holds the page LOCKED between break and make; the unmap freezes two levels around it.
@@ -20,7 +20,7 @@ fn a_nested_freeze_waits_for_a_locked_child() {
 
 #[test]
 fn an_unlink_meets_a_collapse_of_the_level_below() {
-    explore("unlink/collapse of nested levels", None, || {
+    explore("unlink/collapse of nested levels", || {
         let table = table(3, 6);
         let pages = MapOptions {
             largest: Some(Level::L3),
@@ -40,9 +40,7 @@ fn an_unlink_meets_a_collapse_of_the_level_below() {
 
 #[test]
 fn two_unmaps_of_the_last_two_pages_free_the_table() {
-    // Mutations are to be noticed soon.
-    let bound = cfg!(s2pt_mutations).then_some(3);
-    explore("unmap/unmap of the last two pages", bound, || {
+    explore("unmap/unmap of the last two pages", || {
         let table = table(2, 4);
         assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
         assert!(map(&table.handle(), PAGE, PAGE, B, Prot::RW, Existing::Keep));
@@ -56,7 +54,7 @@ fn two_unmaps_of_the_last_two_pages_free_the_table() {
 
 #[test]
 fn an_unlink_that_is_called_off_loses_nothing() {
-    explore("unlink of an empty table/map into it", None, || {
+    explore("unlink of an empty table/map into it", || {
         let table = table(2, 4);
         assert!(map(&table.handle(), 0, PAGE, A, Prot::RW, Existing::Keep));
         let other = spawn(&table, |view| map(view, PAGE, PAGE, B, Prot::RW, Existing::Keep));
@@ -71,7 +69,7 @@ fn an_unlink_that_is_called_off_loses_nothing() {
 
 #[test]
 fn what_two_unmaps_leave_empty_is_freed_though_neither_emptied_it_alone() {
-    explore("unmap/unmap of a range, a table above them", Some(2), || {
+    explore("unmap/unmap of a range, a table above them", || {
         let table = table(3, 8);
         let view = table.handle();
         assert!(map(&view, 0, PAGE, A, Prot::RW, Existing::Keep));
@@ -88,7 +86,7 @@ fn what_two_unmaps_leave_empty_is_freed_though_neither_emptied_it_alone() {
 
 #[test]
 fn a_table_emptied_beside_a_merge_that_is_called_off_is_freed() {
-    explore("unmap of both pages/collapse", Some(2), || {
+    explore("unmap of both pages/collapse", || {
         let table = table(2, 4);
         let view = table.handle();
         assert!(map(&view, 0, PAGE, A, Prot::RW, Existing::Keep));
@@ -107,7 +105,7 @@ fn a_table_emptied_beside_a_merge_that_is_called_off_is_freed() {
 
 #[test]
 fn a_freeze_waits_for_a_locked_child() {
-    explore("unlink/replace below", None, || {
+    explore("unlink/replace below", || {
         let table = table(2, 3);
         map_pages(&table, 0, 1, A, Prot::RW);
         // The replacing map holds the page LOCKED between break and make; the unmap freezes the table around it.

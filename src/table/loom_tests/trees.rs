@@ -106,7 +106,7 @@ fn settled(tree: &Tree) -> [Option<u64>; 2] {
 
 #[test]
 fn a_freeze_waits_for_a_locked_child() {
-    explore("tree: unlink/break and make below", None, || {
+    explore("tree: unlink/break and make below", || {
         let tree = pages(1);
         let other = spawn(&tree, |view| {
             let new = leaf(view, B);
@@ -123,7 +123,7 @@ fn a_freeze_waits_for_a_locked_child() {
 
 #[test]
 fn an_unlink_meets_a_fault_below() {
-    explore("tree: unlink/publish below", None, || {
+    explore("tree: unlink/publish below", || {
         let tree = pages(1);
         let other = spawn(&tree, |view| {
             let new = leaf(view, B);
@@ -144,7 +144,7 @@ fn an_unlink_meets_a_fault_below() {
 
 #[test]
 fn two_who_empty_the_last_two_entries_free_the_table() {
-    explore("tree: emptying/emptying of the last two entries", None, || {
+    explore("tree: emptying/emptying of the last two entries", || {
         let tree = pages(2);
         let empty = |view: &View<'_>, index: usize| {
             let guard = view.access.pin();
@@ -165,7 +165,7 @@ fn two_who_empty_the_last_two_entries_free_the_table() {
 
 #[test]
 fn a_merge_meets_a_fault_below() {
-    explore("tree: merge/publish below", None, || {
+    explore("tree: merge/publish below", || {
         let tree = pages(1);
         let other = spawn(&tree, |view| {
             let new = leaf(view, A + PAGE);
@@ -179,7 +179,7 @@ fn a_merge_meets_a_fault_below() {
 
 #[test]
 fn a_merge_loses_no_right() {
-    explore("tree: merge/change below", None, || {
+    explore("tree: merge/change below", || {
         let tree = pages(2);
         let other = spawn(&tree, |view| {
             let writable = |found: Pte| Some(Pte::from_raw(found.raw() | Format::WRITE_BIT));
@@ -197,7 +197,7 @@ fn a_merge_loses_no_right() {
 
 #[test]
 fn two_merges_of_one_table() {
-    explore("tree: merge/merge of one table", None, || {
+    explore("tree: merge/merge of one table", || {
         let tree = pages(2);
         let other = spawn(&tree, |view| merge(view, Level::L2));
         let mine = merge(&tree.handle(), Level::L2);
@@ -208,7 +208,7 @@ fn two_merges_of_one_table() {
 
 #[test]
 fn two_merges_of_nested_levels() {
-    explore("tree: merge/merge of nested levels", None, || {
+    explore("tree: merge/merge of nested levels", || {
         let tree = tree(3, 3);
         map(&tree, 0, 2 * PAGE, A, Level::L3);
         map(&tree, 2 * PAGE, 2 * PAGE, A + 2 * PAGE, Level::L2);
@@ -222,7 +222,7 @@ fn two_merges_of_nested_levels() {
 
 #[test]
 fn an_unlink_of_two_levels_meets_a_merge_of_the_lower() {
-    explore("tree: unlink/merge of nested levels", None, || {
+    explore("tree: unlink/merge of nested levels", || {
         let tree = tree(3, 3);
         map(&tree, 0, 2 * PAGE, A, Level::L3);
         let other = spawn(&tree, |view| merge(view, Level::L2));
@@ -237,7 +237,7 @@ fn an_unlink_of_two_levels_meets_a_merge_of_the_lower() {
 
 #[test]
 fn a_table_is_freed_after_both_of_its_readers() {
-    explore("tree: unlink/two readers", Some(3), || {
+    explore("tree: unlink/two readers", || {
         let tree = pages(1);
         let read = |view: &View<'_>| {
             let guard = view.access.pin();

@@ -2,12 +2,17 @@
 //!
 //! Each thread has a slot in which it counts its comings and goings: an odd number says that it is inside. Who retires
 //! notes who is inside, and frees when each of them has left once (R8): not a step later than that, if it is at its own
-//! leaving or draining. The orderings are those of crossbeam-epoch: a fence between entering and the first look, a fence
-//! between the unlink and the look at who is inside. Threads that retire nothing look at no other slot, so a walk brings
-//! no order between threads that the real collector would not bring.
+//! leaving or draining.
+//!
+//! crossbeam-epoch has a fence between entering and the first look, and one between the unlink and the look at who is
+//! inside: of one who enters and one who retires, the first sees what the other unlinked, or the second sees him inside.
+//! Fences would also order those who enter among each other, and each order is one to explore. Here both add to the slot of
+//! the one who enters, who retires adds nothing: whoever comes second reads what the first has left, and that is all. Threads
+//! that retire nothing look at no other slot, so a walk brings no order between threads that the real collector would
+//! not bring.
 
 use super::*;
-use crate::sync::{AtomicUsize, fence, unseen};
+use crate::sync::{AtomicUsize, unseen};
 
 /// Threads that a model may have.
 const THREADS: usize = if cfg!(loom) { 3 } else { 8 };
@@ -28,8 +33,7 @@ struct Shared {
 struct Slot {
     /// Odd: its thread is inside.
     visits: AtomicUsize,
-    /// The same number, for its own thread, and how many guards it holds.
-    count: unseen::AtomicUsize,
+    /// How many guards it holds.
     depth: unseen::AtomicUsize,
     /// What its thread has retired, and how much that is: who takes it has no order with who put it there from that.
     garbage: unseen::Mutex<Vec<Garbage>>,
@@ -83,14 +87,13 @@ impl Local {
 pub struct Guard(Local);
 
 impl Slot {
-    // `count` and `depth` are touched by one thread alone, hence Relaxed.
+    // `depth` is touched by one thread alone, hence Relaxed.
 
     fn enter(&self) {
         if self.depth.fetch_add(1, Ordering::Relaxed) == 0 {
-            // Release: who sees this visit sees that the one before has ended. And the fence: whoever does not see it has
-            // unlinked before what this thread looks at next.
-            self.visits.store(self.step(), Ordering::Release);
-            fence(Ordering::SeqCst);
+            // Release: who sees this visit sees that the one before has ended. Acquire: whoever looked at who is inside and
+            // did not see this visit has unlinked before what this thread looks at next.
+            self.step(Ordering::AcqRel);
         }
     }
 
@@ -99,13 +102,13 @@ impl Slot {
         let last = self.depth.fetch_sub(1, Ordering::Relaxed) == 1;
         if last {
             // Release: who sees that this thread has left is ordered after all of its looks.
-            self.visits.store(self.step(), Ordering::Release);
+            self.step(Ordering::Release);
         }
         last
     }
 
-    fn step(&self) -> usize {
-        self.count.fetch_add(1, Ordering::Relaxed) + 1
+    fn step(&self, order: Ordering) {
+        self.visits.fetch_add(1, order);
     }
 
     /// Relaxed, as in `take`: see `garbage`.
@@ -114,11 +117,24 @@ impl Slot {
         self.garbage.lock().unwrap().push(garbage);
     }
 
-    fn take(&self) -> Vec<Garbage> {
-        if self.waiting.load(Ordering::Relaxed) == 0 || self.waiting.swap(0, Ordering::Relaxed) == 0 {
+    /// Who was inside when each of what waits was retired.
+    fn look(&self) -> Vec<Vec<(usize, usize)>> {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
             return Vec::new();
         }
-        core::mem::take(&mut *self.garbage.lock().unwrap())
+        self.garbage
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|garbage| garbage.inside.clone())
+            .collect()
+    }
+
+    fn take(&self) -> Vec<Garbage> {
+        match self.waiting.swap(0, Ordering::Relaxed) {
+            0 => Vec::new(),
+            _ => core::mem::take(&mut *self.garbage.lock().unwrap()),
+        }
     }
 }
 
@@ -138,31 +154,43 @@ impl Shared {
         })
     }
 
-    /// Everybody inside, as of now.
-    fn inside(&self) -> Vec<(usize, usize)> {
-        fence(Ordering::SeqCst);
-        // Acquire: pairs with `leave`.
-        let numbers = self.slots.iter().map(|slot| slot.visits.load(Ordering::Acquire));
-        numbers.enumerate().filter(|(_, number)| number % 2 == 1).collect()
+    /// Everybody inside, as of now, `me` among them.
+    fn inside(&self, me: usize) -> Vec<(usize, usize)> {
+        // Acquire: pairs with `leave`. Release: with the next to enter, who will see the unlink.
+        let number = |(index, slot): (usize, &Slot)| match index == me {
+            true => (index, slot.visits.load(Ordering::Relaxed)),
+            false => (index, slot.visits.fetch_add(0, Ordering::AcqRel)),
+        };
+        let slots = self.slots.iter().take(crate::sync::expected_threads(THREADS));
+        slots
+            .enumerate()
+            .map(number)
+            .filter(|(_, number)| number % 2 == 1)
+            .collect()
+    }
+
+    /// Whether all who were inside have left.
+    fn have_left(&self, inside: &[(usize, usize)]) -> bool {
+        // Acquire: pairs with `leave`. Who frees asks for all of them himself: he may have the garbage from somebody else, and
+        // the list brings no order. For the same reason an older number is a stale one.
+        let left = |&(slot, number): &(usize, usize)| self.slots[slot].visits.load(Ordering::Acquire) > number;
+        inside.iter().all(left)
     }
 
     /// Frees what nobody can reach any more: of all that was retired by `by`, or by anybody.
     fn collect(&self, by: Option<usize>) {
-        for slot in self
-            .slots
-            .iter()
-            .enumerate()
-            .filter(|(slot, _)| by.is_none_or(|by| by == *slot))
-        {
+        let slots = self.slots.iter().enumerate();
+        for (_, slot) in slots.filter(|(slot, _)| by.is_none_or(|by| by == *slot)) {
+            // Who cannot free anything writes nothing: peers would have to be tried before and after it.
+            if !slot.look().iter().any(|inside| self.have_left(inside)) {
+                continue;
+            }
             // No lock is held over a step of the model.
-            for garbage in slot.1.take() {
-                // Acquire: pairs with `leave`. Who frees asks for all of them himself: he may have this from somebody else, and
-                // the list brings no order. For the same reason an older number is a stale one.
-                let left = |&(slot, number): &(usize, usize)| self.slots[slot].visits.load(Ordering::Acquire) > number;
-                if garbage.inside.iter().all(left) {
+            for garbage in slot.take() {
+                if self.have_left(&garbage.inside) {
                     (garbage.free)();
                 } else {
-                    slot.1.put(garbage);
+                    slot.put(garbage);
                 }
             }
         }
@@ -218,7 +246,7 @@ impl Access for Local {
             // SAFETY: as in the hosted collector: the closure owns the core through its Arc; the models' memories and
             // sinks are all 'static, only the trait does not say so.
             let free: Free = unsafe { core::mem::transmute(free) };
-            let inside = self.shared.inside();
+            let inside = self.shared.inside(self.slot);
             self.shared.slots[self.slot].put(Garbage { inside, free });
         });
     }
