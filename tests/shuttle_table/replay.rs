@@ -59,8 +59,34 @@ fn first_failure(seed: u64, persistence: FailurePersistence) -> (String, usize) 
     (said, schedules.load(Ordering::Relaxed))
 }
 
+/// Set in the process of a test that has one of its own.
+const ALONE: &str = "S2PT_SHUTTLE_ALONE";
+
+/// The calling test once more in a process of its own; false: this is the one. Where schedules are put, shuttle heeds what the
+/// first runner of a process says, and `cargo test` runs all tests in one.
+fn runs_elsewhere(test: &str) -> bool {
+    if variable(ALONE).is_some() {
+        return false;
+    }
+    let program = std::env::current_exe().unwrap();
+    let run = std::process::Command::new(program)
+        .args(["--exact", test])
+        .env(ALONE, "1")
+        .output();
+    let output = run.unwrap();
+    let (said, told) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{told}");
+    true
+}
+
 #[test]
 fn a_failed_schedule_fails_again_in_the_same_way() {
+    if runs_elsewhere("replay::a_failed_schedule_fails_again_in_the_same_way") {
+        return;
+    }
     let folder = std::env::temp_dir().join(format!("s2pt-shuttle-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let (first, _) = first_failure(1, FailurePersistence::File(Some(folder.clone())));
