@@ -24,14 +24,26 @@ enum Do {
     Await(usize),
     /// The same, with a look at another and a fence each time before.
     AwaitBeside(usize, usize),
+    /// The same, with an exchange of another, 0 for 55, each time after.
+    AwaitExchanging(usize, usize),
+    /// If the first is not 0, an addition to the second: some cells are common in some orders only.
+    IfAdd(usize, usize),
+    IfLoad(usize, usize),
 }
 
-type Program = Vec<Vec<Do>>;
+#[derive(Clone, Debug)]
+struct Program {
+    threads: Vec<Vec<Do>>,
+    /// How many accesses of the main thread come before each start and each end of the others.
+    before: [usize; 4],
+}
 
 /// Each thread stores to a variable of its own, and all exchange the last: loom knows no order of stores that nothing
 /// orders, and lets a thread go back from one of them to an older one.
 const STORED: usize = 3;
-const VARIABLES: usize = STORED + 1;
+/// Used only behind conditions.
+const LATE: usize = STORED + 1;
+const VARIABLES: usize = LATE + 1;
 
 struct Random(u64);
 
@@ -49,23 +61,25 @@ impl Random {
     }
 
     fn access(&mut self, thread: usize, value: u64) -> Do {
-        use Ordering::{AcqRel, Acquire, Relaxed, Release};
-        match self.below(12) {
+        use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+        match self.below(14) {
             0..=3 => Do::Load(self.of(&[0, 0, 1, 1, 2, STORED]), self.of(&[Relaxed, Acquire])),
-            4..=6 => Do::Store(thread, value, self.of(&[Relaxed, Release])),
+            4..=6 => Do::Store(thread, value, self.of(&[Relaxed, Release, SeqCst])),
             7 | 8 => {
                 let (old, success) = (self.below(2) as u64, self.of(&[Relaxed, Acquire, Release, AcqRel]));
                 Do::Exchange(STORED, old, value, success, self.of(&[Relaxed, Acquire]))
             }
             9 => Do::Add(STORED, self.of(&[Relaxed, Acquire, Release])),
             10 => Do::Fence,
+            11 => Do::IfAdd(self.below(3), self.of(&[STORED, LATE])),
+            12 => Do::IfLoad(self.of(&[0, 1, 2, STORED]), self.of(&[0, 1, 2, STORED])),
             _ => Do::Locked,
         }
     }
 
     fn program(&mut self) -> Program {
         let (threads, accesses) = self.of(&[(2, 4), (2, 5), (3, 2), (3, 3)]);
-        let mut program: Program = (0..threads)
+        let mut program: Vec<Vec<Do>> = (0..threads)
             .map(|thread| {
                 (0..accesses)
                     .map(|index| self.access(thread, 10 * thread as u64 + index + 1))
@@ -79,10 +93,23 @@ impl Random {
             program[stores].push(Do::Store(stores, 99, Ordering::Release));
             let accesses = &mut program[waits];
             accesses.retain(|access| !matches!(access, Do::Locked));
-            let wait = self.of(&[Do::Await(stores), Do::AwaitBeside(stores, STORED)]);
+            let mut wait = self.of(&[Do::Await(stores), Do::AwaitBeside(stores, STORED)]);
+            if threads == 2 && self.below(2) == 0 {
+                wait = Do::AwaitExchanging(stores, STORED);
+            }
             accesses.insert(accesses.len() / 2, wait);
+            let all = program[0].len();
+            return Program {
+                threads: program,
+                before: [0, 0, all, all],
+            };
         }
-        program
+        let mut before = [0; 4].map(|_| self.below(program[0].len() + 1));
+        before.sort_unstable();
+        Program {
+            threads: program,
+            before,
+        }
     }
 }
 
@@ -123,6 +150,27 @@ macro_rules! atomics {
                     Do::Fence => {
                         $fence(Ordering::SeqCst);
                         None
+                    }
+                    Do::AwaitExchanging(of, beside) => {
+                        let mut backoff = Backoff::new();
+                        loop {
+                            let found = variables[of].load(Ordering::Acquire);
+                            if found != 0 {
+                                return Some(found);
+                            }
+                            let _ = variables[beside].compare_exchange(0, 55, Ordering::AcqRel, Ordering::Relaxed);
+                            backoff.wait();
+                        }
+                    }
+                    Do::IfAdd(of, to) => {
+                        let found = variables[of].load(Ordering::Acquire);
+                        let then = (found != 0).then(|| variables[to].fetch_add(1, Ordering::AcqRel));
+                        Some(1000 * found + then.unwrap_or(0))
+                    }
+                    Do::IfLoad(of, then) => {
+                        let found = variables[of].load(Ordering::Acquire);
+                        let then = (found != 0).then(|| variables[then].load(Ordering::Relaxed));
+                        Some(1000 * found + then.unwrap_or(0))
                     }
                     Do::Locked => {
                         let mut turn = self.lock.lock().unwrap();
@@ -177,7 +225,9 @@ fn outcomes<A: Atomics>(
         let outcome = run(&Arc::new(A::new()), &program);
         let mut told = told.lock().unwrap();
         told.1 += 1;
-        if !search::is_over() {
+        if search::is_mistaken() {
+            told.0.clear(); // what the last search finds must be all
+        } else if !search::is_over() {
             told.0.insert(outcome);
         }
     });
@@ -187,22 +237,34 @@ fn outcomes<A: Atomics>(
 macro_rules! run {
     ($atomics:ty, $spawn:path) => {
         |atomics: &Arc<$atomics>, program: &Program| {
-            let others: Vec<_> = program[1..]
-                .iter()
-                .cloned()
-                .map(|accesses| {
-                    let atomics = atomics.clone();
-                    $spawn(move || {
-                        accesses
-                            .into_iter()
-                            .filter_map(|access| atomics.access(access))
-                            .collect()
-                    })
+            let begin = |accesses: &Vec<Do>| {
+                let (atomics, accesses) = (atomics.clone(), accesses.clone());
+                $spawn(move || {
+                    accesses
+                        .into_iter()
+                        .filter_map(|access| atomics.access(access))
+                        .collect()
                 })
-                .collect();
-            let mine = program[0].iter().filter_map(|&access| atomics.access(access)).collect();
+            };
+            let (mut mine, mut done) = (Vec::new(), 0);
+            let mut until = |next: usize| {
+                let accesses = &program.threads[0][done..next];
+                mine.extend(accesses.iter().filter_map(|&access| atomics.access(access)));
+                done = next;
+            };
+            let mut others = Vec::new();
+            for (accesses, before) in program.threads[1..].iter().zip(program.before) {
+                until(before);
+                others.push(begin(accesses));
+            }
+            let mut theirs = Outcome::new();
+            for (other, &before) in others.into_iter().zip(&program.before[2..]) {
+                until(before);
+                theirs.push(other.join().unwrap());
+            }
+            until(program.threads[0].len());
             let mut outcome: Outcome = vec![mine];
-            outcome.extend(others.into_iter().map(|other| other.join().unwrap()));
+            outcome.extend(theirs);
             outcome
         }
     };
@@ -226,6 +288,34 @@ fn same_outcomes(seeds: std::ops::Range<u64>) {
     println!(
         "loom | random programs: {few} executions in place of {many}, {outcomes} outcomes, {own} by loom's atomics"
     );
+}
+
+/// Two who wait for each other.
+#[test]
+#[should_panic(expected = "everybody waits")]
+fn a_deadlock_fails() {
+    let threads = vec![
+        vec![Do::Await(1), Do::Store(0, 1, Ordering::Release)],
+        vec![Do::Await(0), Do::Store(1, 1, Ordering::Release)],
+    ];
+    let program = Program {
+        threads,
+        before: [0, 0, 2, 2],
+    };
+    outcomes(&program, true, run!(Watched, thread::spawn));
+}
+
+/// What the main thread does between two joins was once lost, where the first thread to be joined had ended.
+#[test]
+fn steps_between_joins_are_tried_at_all_points() {
+    let one = Do::Store(1, 11, Ordering::Release);
+    let two = [Do::Load(1, Ordering::Acquire), Do::Add(STORED, Ordering::Release)];
+    let program = Program {
+        threads: vec![vec![Do::Load(STORED, Ordering::Relaxed)], vec![one], two.to_vec()],
+        before: [0, 0, 0, 1],
+    };
+    let (found, _) = outcomes(&program, true, run!(Watched, thread::spawn));
+    assert!(found.contains(&vec![vec![0], vec![], vec![0, 0]]), "{found:?}");
 }
 
 #[test]

@@ -21,8 +21,8 @@
 //! - *Waiting.* Who waits for a peer ([`Backoff`](super::Backoff)), of two threads, looks again when something that he has
 //!   looked at is written, not before: he would see the same. If he then looks at the same cells, writes nothing and waits
 //!   once more while the peer could have gone on, he might as well not have looked: that was tried before, since loom
-//!   goes on with the peer first. (A fence in the loop orders more, and allows nothing.) If nobody can end a wait, the model
-//!   fails.
+//!   goes on with the peer first. (A fence in the loop orders more, and allows nothing.) A look that wrote is never in
+//!   vain. If nobody can end a wait, the model fails.
 //!
 //! What stays is each order of dependent steps once, and each value that such an order leaves open. `loom_tests.rs` compares
 //! that with the whole.
@@ -151,6 +151,12 @@ pub(super) fn cut() -> usize {
 /// Whether loom sees nothing of what follows, or not all: then it cannot tell what stands in an order.
 pub(crate) fn is_unseen() -> bool {
     with(|search| search.over || search.own.is_mistaken())
+}
+
+/// Whether all will be explored once more.
+#[cfg(test)]
+pub(super) fn is_mistaken() -> bool {
+    with(|search| search.own.is_mistaken())
 }
 
 /// Whether the rest of this execution is a repetition, and runs on plain values.

@@ -43,7 +43,9 @@ impl<R> JoinHandle<R> {
         search::joins(self.number);
         let me = search::running();
         loop {
-            pause(me);
+            // Not a pause: loom knows then that this thread cannot go on, and tries those that it waits for in its place.
+            loom::thread::park();
+            search::goes_on(me);
             if let Some(result) = self.result.lock().unwrap().take() {
                 search::joined(self.number);
                 return Ok(result);

@@ -28,6 +28,8 @@ pub(super) struct Thread {
     /// What of peers it has read since, and before.
     pub(super) read: Vec<Look>,
     read_before: Vec<Look>,
+    /// Whether its last wait ended at once.
+    went_on: bool,
 }
 
 impl Thread {
@@ -41,6 +43,7 @@ impl Thread {
             wrote: false,
             read: Vec::new(),
             read_before: Vec::new(),
+            went_on: false,
         }
     }
 }
@@ -58,10 +61,11 @@ pub(in crate::sync) fn wait() {
     if !on {
         return pause();
     }
-    with(|search| {
+    let at_once = with(|search| {
         let thread = &mut search.threads[me];
         let looks = core::mem::take(&mut thread.looks);
-        let in_vain = !core::mem::take(&mut thread.wrote) && ends_as(&thread.before, &looks);
+        let wrote = core::mem::take(&mut thread.wrote);
+        let in_vain = !wrote && ends_as(&thread.before, &looks);
         thread.before = looks;
         let read = core::mem::take(&mut thread.read);
         let same = read == thread.read_before;
@@ -71,14 +75,25 @@ pub(in crate::sync) fn wait() {
         // Where cells are taken for one thread's by mistake there is no news of them.
         let lost = same && !news && !others_work && !search.own.is_mistaken();
         assert!(!lost, "everybody waits");
-        if same && news || in_vain && others_work {
+        if same && news && !wrote || in_vain && others_work {
             search.give_up(); // the same old values once more, or a look in vain that need not have been
         }
+        // It may go on before the peer's next step, where loom would not let it after a pause. Not twice: only a pause
+        // makes loom show it newer values in the end.
+        let thread = &mut search.threads[me];
+        thread.went_on = wrote && news && !thread.went_on;
+        if thread.went_on {
+            return true;
+        }
         search.threads[me].state = State::Waiting;
+        false
     });
     if is_over() {
         loom::skip_branch();
         return pause();
+    }
+    if at_once {
+        return;
     }
     loop {
         pause();
@@ -120,7 +135,11 @@ impl Search {
         let states = self.threads.iter().enumerate().filter(move |&(number, _)| number != me);
         states.map(|(number, thread)| {
             // Who waits and would go on is at work.
-            let goes_on = thread.state == State::Waiting && self.has_news(number);
+            let goes_on = match thread.state {
+                State::Waiting => self.has_news(number),
+                State::Joining(other) => self.threads[other].state == State::Finished,
+                State::Working | State::Finished => false,
+            };
             if goes_on { State::Working } else { thread.state }
         })
     }
