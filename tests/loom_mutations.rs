@@ -219,23 +219,6 @@ fn an_unlink_above_meets_one_that_is_called_off() {
     });
 }
 
-/// A page with its table, and a block behind the next entry of the table above.
-#[test]
-fn who_empties_a_table_last_unlinks_it() {
-    explore("unmap of a page with its table/unmap of a block beside it", || {
-        let table = table(3, 4);
-        let view = table.handle();
-        map(&view, 0, PAGE, A, Existing::Keep).unwrap();
-        map(&view, 2 * PAGE, 2 * PAGE, B, Existing::Keep).unwrap();
-        drop(view);
-        let other = spawn(&table, |table| table.handle().unmap(Ipa::new(0), PAGE).unwrap());
-        table.handle().unmap(Ipa::new(2 * PAGE), 2 * PAGE).unwrap();
-        other.join().unwrap();
-        settled(&table);
-        assert_eq!(table.handle().stats().table_frames(), 1, "an empty table stays linked");
-    });
-}
-
 /// Entries are thawed in ascending order: a walk inside of the table can lock the first and find the next FROZEN.
 #[test]
 fn who_meets_a_frozen_entry_lets_go_of_what_he_holds() {

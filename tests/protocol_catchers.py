@@ -106,7 +106,7 @@ CATCHERS: dict[str, str] = {
     "CollapseUnchecked": "loom loom_table a_table_emptied_beside_a_merge_that_is_called_off_is_freed",
     "BusyLeft": "loom loom_table a_table_emptied_beside_a_merge_that_is_called_off_is_freed",
     "EmptyLeft": "plain table_mutations the_last_page_takes_its_table_along",
-    "LookUnfenced": "loom loom_mutations who_empties_a_table_last_unlinks_it",
+    "LookUnfenced": "loom lib table::loom_tests::trees::who_empties_a_table_last_unlinks_it",
     "NeighbourUnfenced": "loom loom_table two_unmaps_of_the_last_two_pages_free_the_table",
     "LinkedHollow": "loom loom_table a_walker_that_finds_a_new_table_finds_it_filled",
     "CutDropsRest": "plain machine_mutations a_block_is_cut",

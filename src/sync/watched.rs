@@ -8,9 +8,9 @@
 //! are never set against each other. Nothing else is shared, so no order comes about that the atomic would not bring.
 //!
 //! loom takes SeqCst accesses for AcqRel. So that models can rest on them, a SeqCst store, exchange or addition is here one
-//! with Release or AcqRel and a SeqCst fence behind it, and a SeqCst load one with Acquire: one of the two ways in which
-//! compilers make such accesses where the machine has fences. What a model finds then can happen; what it does not find is
-//! a missing order of Relaxed accesses around them, which only the fence would bring.
+//! with Release or AcqRel and a SeqCst fence behind it, and a SeqCst load one with Acquire. That is weaker than SeqCst where
+//! loads only are set against each other (two readers who see two writes in different orders), so a model may fail where the
+//! code does not; and it says nothing of Relaxed accesses around such ones, which the fence orders and an access would not.
 //!
 //! What loom's atomics hold are numbers of writes; the values are beside them. So two writes of one value are told apart.
 //! As long as there is one thread, and again when all others have been joined, nothing is a step. What need not be tried

@@ -254,3 +254,20 @@ fn a_table_is_freed_after_both_of_its_readers() {
         assert_eq!(settled(&tree), [None, None]);
     });
 }
+
+/// A page with its table, and a block behind the next entry of the table above.
+#[test]
+fn who_empties_a_table_last_unlinks_it() {
+    explore("tree: emptying of a page with its table/of a block beside it", || {
+        let tree = tree(3, 4);
+        map(&tree, 0, PAGE, A, Level::L3);
+        map(&tree, 2 * PAGE, 2 * PAGE, B, Level::L2);
+        let other = spawn(&tree, |view| view.unmap_only(0, PAGE, |_, _, _| true).unwrap());
+        let view = tree.handle();
+        assert_eq!(view.unmap_only(2 * PAGE, 4 * PAGE, |_, _, _| true), Ok(2 * PAGE));
+        assert_eq!(other.join().unwrap(), PAGE);
+        view.drain();
+        assert_eq!(view.stats().table_frames(), 1, "an empty table stays linked");
+        assert_eq!(tree.memory().frames_in_use(), 1);
+    });
+}
