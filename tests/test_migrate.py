@@ -48,7 +48,7 @@ def test_what_is_done_too_early_is_found() -> None:
 
 def test_wrong_options_are_refused() -> None:
     for wrong, match in [
-        ({"vcpus": 0}, "vcpus is 0x0"),
+        ({"vcpus": 0}, "vcpus is 0 "),
         ({"write_percent": 101}, "write percent"),
         ({"too_early": True}, "cleared by hand"),
         ({"log": "eager", "eager_chunk": 4096}, "smallest block"),

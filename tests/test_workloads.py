@@ -176,14 +176,14 @@ def test_memory_slots_are_limited_by_time_or_by_number() -> None:
     assert report.iterations > 0
     assert report.phases[1].elapsed_ns >= 50_000_000
     assert Memslots(bytes_per_vcpu="2MiB", backing="pages", time_s=1e-9).run().iterations == 1
-    for wrong, message in [(0, "nanoseconds of a test is 0x0"), (-1, r"time_s must be in 0\.\.9e\+09, not -1")]:
+    for wrong, message in [(0, "nanoseconds of a test is 0 "), (-1, r"time_s must be in 0\.\.9e\+09, not -1")]:
         with pytest.raises(OptionError, match=message):
             Memslots(time_s=wrong).job()
-    with pytest.raises(OptionError, match="iterations is 0x0; it must be 0x1 or more"):
+    with pytest.raises(OptionError, match=r"iterations is 0 \(0x0\); it must be 1 or more"):
         Memslots(iterations=0).job()
     with pytest.raises(TypeError, match="time_s must be a number, not str"):
         Memslots(time_s="5s").job()  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="slots is 0x1; it must be 0x2 to 0x200"):
+    with pytest.raises(OptionError, match=r"slots is 1 \(0x1\); it must be 2 to 512"):
         Memslots(bytes_per_vcpu="2MiB", slots=1, test="move-active").job()
     with pytest.raises(OptionError, match="bytes per vCPU is 0x1000; it must be 0x2000 to"):
         Memslots(bytes_per_vcpu="4KiB", slots=1).job()
@@ -194,9 +194,9 @@ def test_memory_slots_are_limited_by_time_or_by_number() -> None:
 
 @pytest.mark.parametrize("kind", [AccessTracking, PageTable, DemandPaging, Memslots])
 def test_wrong_options_are_refused_before_anything_runs(kind: Any) -> None:
-    with pytest.raises(OptionError, match="vcpus is 0x0; it must be 0x1 to 0x1000"):
+    with pytest.raises(OptionError, match=r"vcpus is 0 \(0x0\); it must be 1 to 4096"):
         kind(vcpus=0).job()
-    with pytest.raises(OptionError, match="slots is 0xffffffff; it must be 0x1 to 0x1000"):
+    with pytest.raises(OptionError, match=r"slots is 4294967295 \(0xffffffff\); it must be 1 to 4096"):
         kind(slots=2**40).job()
     with pytest.raises(s2pt.AlignmentError, match="bytes per vCPU 0x5001 is not a multiple of 0x1000"):
         kind(bytes_per_vcpu=0x5001, backing="pages").job()
@@ -251,7 +251,7 @@ def test_page_tables_need_whole_pages_of_the_host() -> None:
         PageTable(bytes_per_vcpu="3MiB").job()
     with pytest.raises(s2pt.AlignmentError, match="cannot be mapped in whole pages of 0x200000 bytes"):
         PageTable(bytes_per_vcpu="4MiB", slots=3).job()
-    with pytest.raises(OptionError, match="readers is 0x41; it must be 0x1 to 0x40"):
+    with pytest.raises(OptionError, match=r"readers is 65 \(0x41\); it must be 1 to 64"):
         DemandPaging(supply="minor", readers=65).job()
 
 
@@ -338,8 +338,8 @@ def test_json_is_one_document(command: Callable[..., str], name: str) -> None:
         (["demand-paging", "-u", "DISK"], "'DISK' is not one of kernel, missing, minor"),
         (["demand-paging", "-r", "0"], "'-r'"),
         (["memslot", "-t", "hop"], "'hop' is not one of map, unmap, unmap-chunked, move-active, move-inactive, rw"),
-        (["memslot", "-x", "1", "-t", "move-active", "-b", "2MiB"], "slots is 0x1; it must be 0x2 to 0x200"),
-        (["memslot", "-l", "0s"], "nanoseconds of a test is 0x0; it must be 0x1 or more"),
+        (["memslot", "-x", "1", "-t", "move-active", "-b", "2MiB"], "slots is 1 (0x1); it must be 2 to 512"),
+        (["memslot", "-l", "0s"], "nanoseconds of a test is 0 (0x0); it must be 1 or more"),
         (["dirty-log", "-b", "0"], "bytes per vCPU is 0x0; it must be 0x1000 or more"),
         (["memslot", "-l", "5"], "'5' is not a time such as"),
         (["dirty-log", "--log", "lost"], "'lost' is not one of lazy, eager, hardware, ring"),

@@ -211,6 +211,7 @@ pub fn build(py: Python<'_>, error: BuildError) -> PyErr {
 pub fn workload(py: Python<'_>, error: &WorkloadError) -> PyErr {
     match *error {
         WorkloadError::Option { .. }
+        | WorkloadError::Size { .. }
         | WorkloadError::SlotTooSmall { .. }
         | WorkloadError::SlotsApart { .. }
         | WorkloadError::NoRoom { .. } => option(py, error.to_string()),

@@ -122,6 +122,11 @@ impl Rings {
         self.entries != 0
     }
 
+    /// Bytes of one ring.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.entries as u64 * size_of::<AtomicU64>() as u64
+    }
+
     /// A ring for a new vCPU. It is forgotten when its vCPU is gone and it is empty.
     pub(crate) fn register(&self) -> Option<Arc<Ring>> {
         if !self.exist() {

@@ -180,7 +180,7 @@ fn slots_that_cannot_be_are_refused_and_others_stay() {
     ));
     assert!(matches!(
         run(load(1, PAGE), SlotTest::Map),
-        Err(WorkloadError::Option { .. })
+        Err(WorkloadError::Size { .. })
     ));
     assert!(matches!(
         run(load(1, 2 * PAGE + 1), SlotTest::Map),

@@ -168,6 +168,7 @@ fn what_makes_no_sense_is_refused_and_a_wish_to_end_is_heard() {
     let option = |what, value, min, max| WorkloadError::Option { what, value, min, max };
     let fits = Migrate { vcpus: 2, ..QUICK };
     assert_eq!(refused(Migrate { vcpus: 3, ..QUICK }), option("vcpus", 3, 1, 2));
+    assert_eq!(refused(Migrate { vcpus: 513, ..QUICK }), option("vcpus", 513, 1, 512));
     assert_eq!(
         refused(Migrate {
             write_percent: 101,

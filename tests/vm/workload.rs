@@ -167,6 +167,15 @@ fn wrong_options_are_refused_with_their_limits() {
     let option = |what, value, min, max| WorkloadError::Option { what, value, min, max };
     assert_eq!(refused(job(0)), option("vcpus", 0, 1, 4096));
     assert_eq!(
+        refused(job(100_000)).to_string(),
+        "vcpus is 100000 (0x186a0); it must be 1 to 4096"
+    );
+    let never = DirtyLog {
+        iterations: 0,
+        ..job(1)
+    };
+    assert_eq!(refused(never), option("iterations", 0, 1, u64::MAX));
+    assert_eq!(
         refused(DirtyLog {
             write_percent: 101,
             ..job(1)
@@ -178,7 +187,12 @@ fn wrong_options_are_refused_with_their_limits() {
             load: load(1, 0),
             ..job(1)
         }),
-        option("bytes per vCPU", 0, PAGE, u64::MAX)
+        WorkloadError::Size {
+            what: "bytes per vCPU",
+            value: 0,
+            min: PAGE,
+            max: u64::MAX
+        }
     );
     let none = refused(DirtyLog {
         load: load(1, 0),

@@ -7,9 +7,21 @@ use crate::vm::{AccessError, Error};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkloadError {
-    /// An option is outside its range.
-    #[error("{what} is {value:#x}; it must be {min:#x} {}", most(*max))]
+    /// A count is outside its range.
+    #[error("{what} is {value} ({value:#x}); it must be {min} {}", most(*max, max))]
     Option {
+        /// Which option.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+        /// The least it may be.
+        min: u64,
+        /// The most it may be; `u64::MAX` if nothing else limits it.
+        max: u64,
+    },
+    /// A number of bytes is outside its range.
+    #[error("{what} is {value:#x}; it must be {min:#x} {}", most(*max, &format!("{max:#x}")))]
+    Size {
         /// Which option.
         what: &'static str,
         /// Its value.
@@ -66,14 +78,18 @@ pub enum WorkloadError {
     },
     /// The run would fill more memory than the machine has.
     #[error(
-        "the run would take {} MiB of memory ({} for the guest's bytes, {} for tables), and {} MiB are available",
-        mebibytes(*guest).saturating_add(mebibytes(*tables)), mebibytes(*guest), mebibytes(*tables), available >> 20
+        "the run would take {} MiB of memory ({} for the guest's bytes, {} for tables, {} for dirty logs), \
+         and {} MiB are available",
+        mebibytes(*guest).saturating_add(mebibytes(*tables)).saturating_add(mebibytes(*logs)),
+        mebibytes(*guest), mebibytes(*tables), mebibytes(*logs), available >> 20
     )]
     NoRoom {
         /// Bytes of the guest's, where they are real.
         guest: u64,
         /// Bytes of table frames.
         tables: u64,
+        /// Bytes of bitmaps, rings, and what was taken out of rings.
+        logs: u64,
         /// Bytes that could be had.
         available: u64,
     },
@@ -88,10 +104,10 @@ pub enum WorkloadError {
     Threads(#[from] NoThreads),
 }
 
-fn most(max: u64) -> String {
+fn most(max: u64, shown: &dyn core::fmt::Display) -> String {
     match max {
         u64::MAX => String::from("or more"),
-        max => format!("to {max:#x}"),
+        _ => format!("to {shown}"),
     }
 }
 
@@ -99,7 +115,16 @@ const fn mebibytes(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
 
-/// Refuses a number outside its range.
+/// Refuses a number of bytes outside its range.
+pub(crate) fn within_bytes(what: &'static str, value: u64, min: u64, max: u64) -> Result<(), WorkloadError> {
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(WorkloadError::Size { what, value, min, max })
+    }
+}
+
+/// Refuses a count outside its range.
 pub(crate) fn within(what: &'static str, value: u64, min: u64, max: u64) -> Result<(), WorkloadError> {
     if (min..=max).contains(&value) {
         Ok(())

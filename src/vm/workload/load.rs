@@ -1,7 +1,7 @@
 //! Who works on what: the vCPUs of a workload and the part of guest memory that each of them goes through.
 
 use super::control::{Control, Ended};
-use super::error::{WorkloadError, within};
+use super::error::{WorkloadError, within, within_bytes};
 use super::random::Random;
 use crate::arch::{Ipa, Level};
 use crate::memory::TableMemory;
@@ -93,7 +93,7 @@ impl Load {
         }
         let (page, size) = (vm.page_size(), slots.iter().map(|slot| slot.size).sum());
         // Too much is said beside what the slots have, below.
-        within("bytes per vCPU", self.bytes_per_vcpu, page, u64::MAX)?;
+        within_bytes("bytes per vCPU", self.bytes_per_vcpu, page, u64::MAX)?;
         if !self.bytes_per_vcpu.is_multiple_of(page) {
             return Err(WorkloadError::Alignment {
                 value: self.bytes_per_vcpu,

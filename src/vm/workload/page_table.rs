@@ -182,7 +182,10 @@ impl PageTable {
             _ if vm.kvm() => (each / 2).max(region.page / 8),
             _ => region.page / 8,
         };
-        Filled::pages(large.saturating_mul(entries)).check()?;
+        let logged = region.slots.iter().map(|slot| slot.size / region.page).sum();
+        Filled::pages(large.saturating_mul(entries))
+            .and_bitmaps(logged, 1)
+            .check()?;
         if region.leaves(vm).is_none_or(|leaves| leaves.all() != large) {
             return Err(WorkloadError::NoBlocks { slot, size });
         }

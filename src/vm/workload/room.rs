@@ -10,7 +10,7 @@ use super::error::WorkloadError;
 use super::load::Region;
 use crate::memory::TableMemory;
 use crate::table::Tlb;
-use crate::vm::Vm;
+use crate::vm::{DirtyPage, Vm};
 
 /// Bytes of an entry, of which a page of the guest takes one.
 const ENTRY: u64 = 8;
@@ -22,6 +22,8 @@ pub(crate) struct Filled {
     pub(crate) guest: u64,
     /// Table frames, beyond those in use.
     pub(crate) tables: u64,
+    /// Bitmaps, rings, and what was taken out of rings.
+    pub(crate) logs: u64,
 }
 
 impl Filled {
@@ -35,7 +37,10 @@ impl Filled {
         };
         let used = vm.stage2().memory().frames_in_use() as u64 * region.page;
         let tables = Self::pages(leaves).tables.saturating_sub(used);
-        Self { guest: 0, tables }
+        Self {
+            tables,
+            ..Self::default()
+        }
     }
 
     /// The table frames for so many pages.
@@ -43,12 +48,27 @@ impl Filled {
         Self {
             guest: 0,
             tables: pages.saturating_mul(ENTRY),
+            logs: 0,
         }
     }
 
     /// The same with so many bytes of the guest's.
     pub(crate) const fn and_guest(self, bytes: u64) -> Self {
         Self { guest: bytes, ..self }
+    }
+
+    /// The same with so many bitmaps of so many pages.
+    pub(crate) const fn and_bitmaps(self, pages: u64, bitmaps: u64) -> Self {
+        let logs = self.logs.saturating_add((pages / 8).saturating_mul(bitmaps));
+        Self { logs, ..self }
+    }
+
+    /// The same with the rings of a VM for so many vCPUs, and `pending` pages that were taken out and not told yet.
+    pub(crate) fn and_rings<M: TableMemory, T: Tlb>(self, vm: &Vm<M, T>, vcpus: usize, pending: u64) -> Self {
+        let taken = pending.saturating_mul(size_of::<DirtyPage>() as u64);
+        let rings = vm.rings.bytes().saturating_mul(vcpus as u64);
+        let logs = self.logs.saturating_add(taken).saturating_add(rings);
+        Self { logs, ..self }
     }
 
     /// Refuses what the machine has no room for.
@@ -58,13 +78,18 @@ impl Filled {
 
     fn within(self, available: Option<u64>) -> Result<(), WorkloadError> {
         match available {
-            Some(available) if self.guest.saturating_add(self.tables) > available => Err(WorkloadError::NoRoom {
+            Some(available) if self.all() > available => Err(WorkloadError::NoRoom {
                 guest: self.guest,
                 tables: self.tables,
+                logs: self.logs,
                 available,
             }),
             _ => Ok(()),
         }
+    }
+
+    const fn all(self) -> u64 {
+        self.guest.saturating_add(self.tables).saturating_add(self.logs)
     }
 }
 
@@ -85,24 +110,40 @@ fn available() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::Null;
+    use crate::vm::VmOptions;
 
     #[test]
     fn what_fits_to_the_byte_is_not_refused() {
         let filled = Filled {
             guest: 5 << 20,
             tables: 3 << 20,
+            logs: 1 << 20,
         };
-        assert_eq!(filled.within(Some(8 << 20)), Ok(()));
+        assert_eq!(filled.within(Some(9 << 20)), Ok(()));
         assert_eq!(filled.within(None), Ok(()));
-        let refused = filled.within(Some((8 << 20) - 1)).expect_err("a byte too much");
-        let said =
-            "the run would take 8 MiB of memory (5 for the guest's bytes, 3 for tables), and 7 MiB are available";
+        let refused = filled.within(Some((9 << 20) - 1)).expect_err("a byte too much");
+        let said = "the run would take 9 MiB of memory (5 for the guest's bytes, 3 for tables, 1 for dirty logs), \
+                    and 8 MiB are available";
         assert_eq!(refused.to_string(), said);
         let most = Filled {
             guest: u64::MAX,
             tables: u64::MAX,
+            logs: u64::MAX,
         };
         assert!(most.within(Some(u64::MAX - 1)).is_err());
+    }
+
+    #[test]
+    fn logs_are_counted() {
+        let vm = VmOptions {
+            dirty_ring: 1024,
+            ..VmOptions::default()
+        };
+        let vm = vm.build(Null).expect("a VM");
+        let filled = Filled::pages(1 << 20).and_bitmaps(1 << 20, 2).and_rings(&vm, 3, 1000);
+        assert_eq!((filled.guest, filled.tables), (0, 8 << 20));
+        assert_eq!(filled.logs, 2 * (1 << 17) + 3 * 1024 * 8 + 1000 * 16);
     }
 
     #[test]

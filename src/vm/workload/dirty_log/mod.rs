@@ -131,14 +131,31 @@ impl DirtyLog {
         for slot in &region.slots {
             vm.check_log(slot, self.log)?;
         }
-        Filled::tables(vm, &region, self.ends_in_pages()).check()?;
+        within("iterations", u64::from(self.iterations), 1, u64::MAX)?;
+        let tables = Filled::tables(vm, &region, self.ends_in_pages());
+        // Whole slots are logged.
+        let logged = region.slots.iter().map(|slot| slot.size / region.page).sum();
+        let filled = if vm.ring_mode() {
+            let written = self.least_written(region.bytes / region.page);
+            tables.and_bitmaps(logged, 1).and_rings(vm, self.load.vcpus, written)
+        } else {
+            // What is set, and the copy that a get gives.
+            tables.and_bitmaps(logged, 2)
+        };
+        filled.check()?;
         Ok(region)
+    }
+
+    /// How many of so many pages a pass writes to at the least, nearly: at random, some are met more than once.
+    const fn least_written(&self, pages: u64) -> u64 {
+        let writes = pages / 100 * self.write_percent as u64;
+        if self.random { writes / 8 * 5 } else { writes }
     }
 
     /// Whether every page has an entry of its own in the end: the first write to a block splits it, if nothing did before.
     const fn ends_in_pages(&self) -> bool {
         let ahead = self.log.eager_split.is_some() || matches!(self.log.tracking, DirtyTracking::Hardware);
-        ahead || (self.write_percent > 0 && self.iterations > 0)
+        ahead || self.write_percent > 0
     }
 
     /// What the host does: the order of the steps.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::control::{Control, Ended, completed};
 use super::crew::{self, Crew, Passed};
-use super::error::{WorkloadError, within};
+use super::error::{WorkloadError, within, within_bytes};
 use super::load::Load;
 use super::report::{Expected, Maintenance, RunReport};
 use super::room::Filled;
@@ -220,7 +220,7 @@ impl Memslots {
             None => within("nanoseconds of a test", nanoseconds(self.time), 1, u64::MAX)?,
         }
         let (page, each) = (vm.page_size(), self.load.bytes_per_vcpu);
-        within("bytes per vCPU", each, 2 * page, MOST_BYTES)?;
+        within_bytes("bytes per vCPU", each, 2 * page, MOST_BYTES)?;
         if !each.is_multiple_of(page) {
             return Err(WorkloadError::Alignment {
                 value: each,

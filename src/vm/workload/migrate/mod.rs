@@ -18,7 +18,7 @@ use core::time::Duration;
 use std::time::Instant;
 
 use super::control::{Control, Ended, Stop, completed};
-use super::error::{WorkloadError, within};
+use super::error::{WorkloadError, within, within_bytes};
 use super::random::Random;
 use super::room::Filled;
 use crate::arch::Ipa;
@@ -168,16 +168,16 @@ impl Migrate {
         machine: &Machine,
     ) -> Result<Slot, WorkloadError> {
         let slot = vm.slot(slot)?;
+        // Each has a word of its own in every page.
+        within("vcpus", self.vcpus as u64, 1, vm.page_size() / 8)?;
         within("vcpus", self.vcpus as u64, 1, machine.cpus() as u64)?;
         within("write percent", u64::from(self.write_percent), 0, 100)?;
         within("hot percent", u64::from(self.hot_percent), 0, 100)?;
         within("rounds", u64::from(self.rounds), 1, 1 << 20)?;
         within("take-backs a second", u64::from(self.take_backs), 0, 100_000)?;
         if let Some(bandwidth) = self.bandwidth {
-            within("bandwidth", bandwidth, 1 << 16, 1 << 50)?;
+            within_bytes("bandwidth", bandwidth, 1 << 16, 1 << 50)?;
         }
-        let lanes = vm.page_size() / 8;
-        within("vcpus of a page", self.vcpus as u64, 1, lanes)?;
         let wrong = |what| WorkloadError::Vm(Error::LogOptions { slot: slot.id, what });
         if slot.readonly {
             return Err(wrong("a guest that writes needs a slot that may be written to"));
@@ -191,6 +191,8 @@ impl Migrate {
         let (source, page) = (slot.size, vm.page_size());
         Filled::pages(source / page)
             .and_guest(source.saturating_mul(2))
+            .and_bitmaps(source / page, if vm.ring_mode() { 1 } else { 2 })
+            .and_rings(vm, self.vcpus, 0)
             .check()?;
         Ok(slot)
     }
