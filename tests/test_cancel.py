@@ -287,3 +287,78 @@ def test_bench_prints_the_rows_that_it_has() -> None:
 def test_nothing_measured_is_nothing_printed() -> None:
     shown = interrupted("s2pt.cli.bench", "BenchJob", 0, "bench", "--size", "64MiB")
     assert shown == ""
+
+
+# --- interrupts at any moment -----------------------------------------------------------------------------------------
+
+# The command from its very beginning, interrupted where a module is looked for.
+IMPORTING = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == wanted:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+wanted = sys.argv.pop(1)
+sys.meta_path.insert(0, Interrupt())
+from s2pt_command import main
+main()
+"""
+
+# The same, interrupted at each look at the job, at each line that is printed, and after the last.
+EAGER = """
+import builtins, os, signal, sys
+import s2pt.cli.dirty_log as command
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+def watched(**options):
+    job = inner(**options)
+
+    class Watched:
+        start, progress, cancel, result = job.start, job.progress, job.cancel, job.result
+
+        def wait(self, timeout_s):
+            if job.progress()[0] >= 1024:
+                interrupt()
+            return job.wait(0.001)
+
+    return Watched()
+
+def shout(*texts, **options):
+    if texts and str(texts[0]).startswith("\\nvCPUs"):
+        shout.told = True
+    if shout.told:
+        interrupt()
+    say(*texts, **options)
+
+shout.told = False
+signal.signal(signal.SIGINT, signal.default_int_handler)
+inner, command.DirtyLogJob = command.DirtyLogJob, watched
+say, builtins.print = builtins.print, shout
+from s2pt_command import main
+try:
+    main()
+finally:
+    interrupt()
+"""
+
+
+def from_the_beginning(program: str, *arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("module", ["s2pt", "numpy", "s2pt._core", "s2pt.cli", "typer", "s2pt.cli.app", "s2pt.trace"])
+def test_an_interrupt_among_the_imports_ends_the_command(module: str) -> None:
+    assert from_the_beginning(IMPORTING, module, "explain", "0x3") == (130, "", "s2pt: error: interrupted\n")
+
+
+def test_interrupts_that_follow_the_first_do_not_take_the_report() -> None:
+    code, shown, said = from_the_beginning(EAGER, *ENDLESS_LOG)
+    assert (code, said) == (130, "s2pt: error: interrupted\n")
+    assert "vCPUs 2, policy lockless: interrupted\nPopulate memory time: " in shown
+    assert "Seconds by vCPU count and policy" in shown
