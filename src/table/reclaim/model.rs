@@ -266,3 +266,65 @@ impl Access for Local {
         self.shared.slots[self.slot].depth.load(Ordering::Relaxed) > 0
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use crate::sync::{explore, fence, thread};
+    use std::collections::BTreeSet;
+
+    /// Whether who entered found the link gone, and whether who unlinked saw him inside.
+    type Outcome = (bool, bool);
+
+    fn outcomes(name: &str, enter: fn(&Collector) -> bool, unlink: fn(&Collector) -> bool) -> BTreeSet<Outcome> {
+        let found = unseen::Arc::new(unseen::Mutex::new(BTreeSet::new()));
+        let told = found.clone();
+        explore(name, move || {
+            let collector = Collector::new();
+            let peer = collector.clone();
+            let walker = thread::spawn(move || enter(&peer));
+            let seen = unlink(&collector);
+            let outcome = (walker.join().unwrap(), seen);
+            if !crate::sync::is_unseen() {
+                told.lock().unwrap().insert(outcome);
+            }
+        });
+        found.lock().unwrap().clone()
+    }
+
+    /// Stands for the entry: slot 2 is nobody's in a model of two threads.
+    fn link(collector: &Collector) -> &AtomicUsize {
+        &collector.0.slots[2].waiting
+    }
+
+    #[test]
+    fn who_enters_sees_the_unlink_or_is_seen_as_with_fences() {
+        let slots = outcomes(
+            "collector: enter/unlink and look, by its slots",
+            |collector| {
+                core::mem::forget(collector.register().enter()); // and does not leave
+                link(collector).load(Ordering::Relaxed) == 1
+            },
+            |collector| {
+                link(collector).store(1, Ordering::Relaxed);
+                collector.0.inside(0).iter().any(|&(slot, _)| slot == 1)
+            },
+        );
+        let fences = outcomes(
+            "collector: enter/unlink and look, by fences",
+            |collector| {
+                let visits = &collector.0.slots[1].visits;
+                visits.store(1, Ordering::Release);
+                fence(Ordering::SeqCst);
+                link(collector).load(Ordering::Relaxed) == 1
+            },
+            |collector| {
+                link(collector).store(1, Ordering::Relaxed);
+                fence(Ordering::SeqCst);
+                collector.0.slots[1].visits.load(Ordering::Acquire) == 1
+            },
+        );
+        assert_eq!(slots, fences);
+        assert_eq!(slots, BTreeSet::from([(true, true), (true, false), (false, true)]));
+    }
+}
