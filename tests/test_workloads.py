@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import s2pt
-from s2pt import Costs, DirtyLog, OptionError, Policy, Vm, _core
+from s2pt import Costs, DirtyLog, Migrate, OptionError, Policy, Vm, _core
 from s2pt.cli.app import run
 from s2pt.workloads import AccessTracking, DemandPaging, Memslots, PageTable
 
@@ -338,7 +338,7 @@ def test_json_is_one_document(command: Callable[..., str], name: str) -> None:
         (["demand-paging", "-u", "DISK"], "'DISK' is not one of kernel, missing, minor"),
         (["demand-paging", "-r", "0"], "'-r'"),
         (["memslot", "-t", "hop"], "'hop' is not one of map, unmap, unmap-chunked, move-active, move-inactive, rw"),
-        (["memslot", "-x", "1", "-t", "move-active", "-b", "2MiB"], "slots is 1 (0x1); it must be 2 to 512"),
+        (["memslot", "-x", "1", "-t", "move-active", "-b", "2MiB"], "-x/--slots is 1 (0x1); it must be 2 to 512"),
         (["memslot", "-l", "0s"], "nanoseconds of a test is 0 (0x0); it must be 1 or more"),
         (["dirty-log", "-b", "0"], "bytes per vCPU is 0x0; it must be 0x1000 or more"),
         (["memslot", "-l", "5"], "'5' is not a time such as"),
@@ -366,3 +366,30 @@ def test_dirty_log_in_every_way(command: Callable[..., str], log: str) -> None:
     assert ("Log: " in out) == (log != "lazy")
     assert ("in vain" in out) == (log == "ring")
     assert "the formula says" not in out
+
+
+class Two:
+    def __index__(self) -> int:
+        return 2
+
+
+def test_wrong_types_are_told_with_the_argument() -> None:
+    vm: Any = Vm("4MiB")
+    for wrong, name in [
+        (AccessTracking(vcpus=1.5).job, "vcpus"),  # type: ignore[arg-type]
+        (PageTable(slots="1").job, "slots"),  # type: ignore[arg-type]
+        (DemandPaging(supply="minor", readers=1.5).job, "readers"),  # type: ignore[arg-type]
+        (Memslots(time_s=5, iterations=1.5).job, "iterations"),  # type: ignore[arg-type]
+        (Migrate(rounds=1.5).job, "rounds"),  # type: ignore[arg-type]
+        (lambda: vm.run(DirtyLog(seed=1.5)), "seed"),  # type: ignore[arg-type]
+        (lambda: vm.run(DirtyLog(vcpus=1.5)), "vcpus"),  # type: ignore[arg-type]
+    ]:
+        with pytest.raises(TypeError, match=f"^{name} must be an integer, not (float|str)"):
+            wrong()
+
+
+def test_whatever_is_an_integer_is_a_count() -> None:
+    vm: Any = Vm("4MiB")
+    assert vm.run(DirtyLog(vcpus=Two(), iterations=Two())).vcpus == 2  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="iterations is 0 "):
+        vm.run(DirtyLog(iterations=0))

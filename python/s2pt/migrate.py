@@ -18,6 +18,7 @@ from typing import Any, Literal
 from s2pt import _running
 from s2pt._checks import check_heeded, nanoseconds
 from s2pt._core import MigrateJob
+from s2pt._numbers import check_address
 from s2pt.costs import FREE, Costs
 from s2pt.types import Backing, Policy, Semantics, format_size, parse_size
 from s2pt.vm import eager_chunk, ring_entries
@@ -265,7 +266,7 @@ class Migrate:
         check_heeded("think_how", self.think_how, "sleep", bool(self.think_s), "the guest does not think (think_s)")
         return MigrateJob(
             memory=parse_size(self.memory),
-            vcpus=self.vcpus,
+            vcpus=check_address(self.vcpus, "vcpus"),
             backing=self.backing,
             policy=self.policy,
             semantics=self.semantics,
@@ -273,16 +274,16 @@ class Migrate:
             manual_protect=self.manual_protect,
             ring_entries=ring_entries(self.log, self.ring_entries, 4096),
             eager_chunk=eager_chunk(self.log, self.eager_chunk),
-            write_percent=self.write_percent,
-            hot_percent=self.hot_percent,
+            write_percent=check_address(self.write_percent, "write_percent"),
+            hot_percent=check_address(self.hot_percent, "hot_percent"),
             think_ns=nanoseconds(self.think_s, "think_s"),
             bandwidth=None if self.bandwidth is None else parse_size(self.bandwidth),
             downtime_ns=nanoseconds(self.downtime_s, "downtime_s"),
-            rounds=self.rounds,
+            rounds=check_address(self.rounds, "rounds"),
             warm_up_ns=nanoseconds(self.warm_up_s, "warm_up_s"),
-            take_backs=self.take_backs,
+            take_backs=check_address(self.take_backs, "take_backs"),
             too_early=self.too_early,
-            seed=self.seed,
+            seed=check_address(self.seed, "seed"),
             think_how=self.think_how,
             costs=self.costs,
         )

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 from s2pt import _core, _running
 from s2pt._checks import check_heeded, check_integer, check_type
+from s2pt._numbers import check_address
 from s2pt._steps import Report, Step, make
 from s2pt.errors import Fault
 from s2pt.types import Access, format_size, parse_size
@@ -200,27 +201,27 @@ class Vm(_core.Vm):  # noqa: D101 - documented where it is implemented
         (False, 'populate')
         """
         check_type(job, DirtyLog, "job")
-        for name in ("vcpus", "slots", "slot"):
-            check_integer(getattr(job, name), name, 0, 2**32 - 1)  # their own limits are the run's to say
+        # Their own limits are the run's to say.
+        vcpus, slots, slot = (
+            check_integer(getattr(job, name), name, 0, 2**32 - 1) for name in ("vcpus", "slots", "slot")
+        )
+        counts = {name: check_address(getattr(job, name), name) for name in ("iterations", "write_percent", "seed")}
+        share = self._share(slot, slots, vcpus) if job.bytes_per_vcpu is None else job.bytes_per_vcpu
         prepared = self._dirty_log_job(
-            slot=job.slot,
-            vcpus=job.vcpus,
-            bytes_per_vcpu=self._share(job) if job.bytes_per_vcpu is None else job.bytes_per_vcpu,
-            iterations=job.iterations,
+            slot=slot,
+            vcpus=vcpus,
+            bytes_per_vcpu=share,
             manual_protect=job.manual_protect,
-            write_percent=job.write_percent,
             random=job.random,
-            seed=job.seed,
             log=job.log,
             eager_chunk=eager_chunk(job.log, job.eager_chunk),
-            slots=job.slots,
+            slots=slots,
             overlap=job.overlap,
+            **counts,
         )
-        return _running.run(
-            prepared, lambda found: make(DirtyLogReport, found), progress, poll_s, f"{job.vcpus} vCPUs:"
-        )
+        return _running.run(prepared, lambda found: make(DirtyLogReport, found), progress, poll_s, f"{vcpus} vCPUs:")
 
-    def _share(self, job: DirtyLog) -> int:
+    def _share(self, first: int, slots: int, vcpus: int) -> int:
         page = self.geometry.granule
-        size = sum(slot.size for slot in self.slots if job.slot <= slot.id < job.slot + job.slots)
-        return size // max(1, job.vcpus) // page * page
+        size = sum(slot.size for slot in self.slots if first <= slot.id < first + slots)
+        return size // max(1, vcpus) // page * page

@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from s2pt import _running
 from s2pt._core import Setup
+from s2pt._numbers import check_address
 from s2pt._running import Job, Progress
 from s2pt._steps import Report
 from s2pt.costs import FREE, Costs
@@ -51,10 +52,10 @@ class Experiment(ABC, Generic[R]):
     def setup(self, *, overlap: bool = False) -> Setup:
         """Give the common options as the extension module takes them; `overlap` is of some alone."""
         return Setup(
-            vcpus=self.vcpus,
+            vcpus=check_address(self.vcpus, "vcpus"),
             bytes_per_vcpu=parse_size(self.bytes_per_vcpu),
             overlap=overlap,
-            slots=self.slots,
+            slots=check_address(self.slots, "slots"),
             backing=self.backing,
             policy=self.policy,
             semantics=self.semantics,

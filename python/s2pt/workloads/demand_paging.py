@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from s2pt._checks import check_heeded, check_type
 from s2pt._core import DemandPagingJob
+from s2pt._numbers import check_address
 from s2pt._steps import Report, make
 from s2pt.costs import NOTHING, Cost
 from s2pt.workloads.common import Experiment
@@ -101,7 +102,7 @@ class DemandPaging(Experiment[DemandPagingReport]):
             self.setup(overlap=self.overlap),
             supply=self.supply,
             one_queue=self.one_queue,
-            readers=self.readers,
+            readers=check_address(self.readers, "readers"),
             delay=delay,
         )
 

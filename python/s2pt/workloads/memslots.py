@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from s2pt._checks import check_heeded, nanoseconds
 from s2pt._core import MemslotsJob
+from s2pt._numbers import check_address
 from s2pt._steps import Report, make
 from s2pt.workloads.common import Experiment
 
@@ -80,7 +81,8 @@ class Memslots(Experiment[MemslotsReport]):
         """Prepare the run, for who wants to watch it himself; nothing runs yet."""
         time_ns = nanoseconds(self.time_s, "time_s")
         check_heeded("time_s", self.time_s, 5.0, self.iterations is None, "iterations says how often it is done")
-        return MemslotsJob(self.setup(), test=self.test, time_ns=time_ns, iterations=self.iterations)
+        often = None if self.iterations is None else check_address(self.iterations, "iterations")
+        return MemslotsJob(self.setup(), test=self.test, time_ns=time_ns, iterations=often)
 
     def _report(self, found: dict[str, Any]) -> MemslotsReport:
         """Make a report of what the job found."""
