@@ -207,7 +207,7 @@ def test_nothing_to_draw_is_an_error() -> None:
         plots.times()
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])
@@ -429,3 +429,29 @@ def test_a_sweep_takes_whatever_runs() -> None:
     assert tracked.complete
     with pytest.raises(TypeError, match="each of options must be something to run, not type"):
         sweep([Migrate])  # type: ignore[list-item]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_and_a_page_are_two_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other").symlink_to(tmp_path)
+    both = ["--plot", str(tmp_path / "a.svg"), "--html", str(tmp_path / "other" / "a.svg")]
+    for command in ("dirty-log", "memslot", "migrate"):
+        assert run([command, *both]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "--plot and --html name the same file" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file that is always full")
+def test_a_full_disk_is_told_with_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["page-table", "-b", "2MiB", "-s", "thp", "--policy", "serial", "--html", "/dev/full"]) == 2
+    assert capsys.readouterr().err == "s2pt: error: [Errno 28] No space left on device: '/dev/full'\n"
+
+
+def test_options_that_nobody_gave_are_not_on_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "a.html"
+    memory = ["-b", "2MiB", "-s", "pages", "-x", "2"]
+    assert run(["memslot", "-t", "map", "-l", "1ms", *memory, "--policy", "serial", "--html", str(page)]) == 0
+    assert "None" not in page.read_text()

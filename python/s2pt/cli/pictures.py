@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,8 @@ def check(plot: Path | None, html: Path | None = None) -> None:
         raise OptionError(f"{option} needs matplotlib; install it with: pip install 's2pt[lab]'") from None
     if plot is not None:
         picture_format(plot)
+    if plot is not None and html is not None and plot.resolve() == html.resolve():
+        raise refuse(f"--plot and --html name the same file: {plot}")
     for path in asked:
         if not path.absolute().parent.is_dir():
             raise refuse(f"{path} is in a folder that does not exist")
@@ -56,8 +59,23 @@ def write(
     if plot is not None:
         from s2pt.lab.plots import save
 
-        with contextlib.suppress(*([OptionError] if early else [])):
+        with _writing(plot, early):
             save(draw(), plot)
     if html is not None and tell is not None:
-        with contextlib.suppress(*([OptionError] if early else [])):
+        with _writing(html, early):
             html.write_text(tell(), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _writing(path: Path, early: bool) -> Iterator[None]:
+    """Name the file in what goes wrong; of a run that was ended `early` there may be nothing to draw."""
+    try:
+        yield
+    except OptionError as error:
+        if not early:
+            raise
+        print(f"s2pt: {path} is not written: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

@@ -290,7 +290,7 @@ def _steps_page(
          "" if step.found is None else f"{step.found:,}"]
         for test, policy, report in runs for step in report.phases
     ]  # fmt: skip
-    options = dict(options)
+    options = {name: value for name, value in options.items() if value is not None}
     if (memory := options.get("bytes_per_vcpu")) is not None:
         options["bytes_per_vcpu"] = format_size(parse_size(memory)) if isinstance(memory, int | str) else memory
     counts = ", ".join(dict.fromkeys(str(report.vcpus) for _, _, report in runs))
