@@ -249,7 +249,7 @@ def test_migrate_prints_what_it_did() -> None:
     shown = interrupted("s2pt.migrate", "MigrateJob", 64, *SLOW_MIGRATION)
     assert "lazy log, serial: interrupted in round 1; " in shown
     assert "0 rounds done, nothing compared" in shown
-    assert "1 runs: 0 bytes lost" in shown
+    assert "1 run: nothing compared, 0 wrong reads" in shown
     found = json.loads(interrupted("s2pt.migrate", "MigrateJob", 64, *SLOW_MIGRATION, "--json"))
     assert found["complete"] is False
     assert [(run["complete"], run["lost_bytes"]) for run in found["runs"]] == [(False, None)]
@@ -272,6 +272,20 @@ def test_demand_paging_prints_the_rate_until_then() -> None:
     none = interrupted("s2pt.workloads.demand_paging", "DemandPagingJob", 0, *slow)
     assert "paging rate" not in none
     assert "Total guest execution time    : 0.000000000s (cut short)" in none
+    assert "Seconds by vCPU count and policy" not in none
+
+
+def test_a_picture_of_nothing_is_said_not_to_be_written(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture, page = tmp_path / "a.svg", tmp_path / "a.html"
+    job, drawn = ["s2pt.workloads.access_tracking", "AccessTrackingJob", "0"], ["--plot", picture, "--html", page]
+    command = [*job, "access-tracking", "-b", "4MiB", *map(str, drawn)]
+    code, shown, said = from_the_beginning(COMMAND, *command)
+    assert code == 130
+    assert "interrupted" in shown
+    for path in (picture, page):
+        assert f"s2pt: {path} is not written: " in said
+        assert not path.exists()
 
 
 def test_bench_prints_the_rows_that_it_has() -> None:

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from s2pt import vm
+from s2pt._checks import check_heeded
 from s2pt._core import DirtyLogJob
 from s2pt._steps import make
 from s2pt.cli import pictures
@@ -55,6 +56,8 @@ def dirty_log(
     Options mean what they mean in KVM's dirty_log_perf_test. An interrupt ends the run: what it did until then is told.
     """
     kind = log_option(log)
+    check_heeded("no_manual_protect", no_manual_protect, False, kind != "ring", "rings are not cleared by hand")
+    shared.check_overlap(overlap)
     options: dict[str, Any] = {
         "bytes_per_vcpu": shared.bytes_per_vcpu,
         "iterations": iterations,
@@ -90,7 +93,7 @@ def dirty_log(
     interrupt.check(runs)
     if shared.json:
         print_json({"command": "dirty-log", "options": _plain(options), "complete": not interrupt.seen, "runs": runs})
-    else:
+    elif any(phase["complete"] for run in runs for phase in run["phases"]):
         _print_table(runs)
     pictures.write(shared.plot, lambda: _draw(runs), shared.html, lambda: _page(runs, options), early=interrupt.seen)
     return interrupt.code()

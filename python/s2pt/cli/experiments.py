@@ -150,7 +150,9 @@ def print_times(
     rows: Sequence[tuple[str, Mapping[tuple[str, int], float]]],
     runs: Sequence[tuple[Experiment[R], Report]],
 ) -> None:
-    """Print times in nanoseconds by vCPU count, a column for each policy."""
+    """Print times in nanoseconds by vCPU count, a column for each policy; nothing if there are none."""
+    if not rows:
+        return
     policies = list(dict.fromkeys(policy_of(experiment) for experiment, _ in runs))
     counts = list(dict.fromkeys(report.vcpus for _, report in runs))
     table = Table(title=f"\n{title}", box=box.SIMPLE, title_justify="left")

@@ -22,6 +22,7 @@ from s2pt.cli.common import (
     watch,
 )
 from s2pt.cli.options import log_option
+from s2pt.cli.shared import with_flags
 from s2pt.migrate import Migrate, MigrateReport, report
 from s2pt.types import Policy, format_size
 
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
 __all__ = ["migrate"]
 
 
+@with_flags
 def migrate(
-    vcpus: Annotated[int, typer.Option("-v", "--vcpus", min=1, max=1024, help="vCPU threads.")] = 2,
+    vcpus: Annotated[
+        int,
+        typer.Option("-v", "--vcpus", min=1, max=512, help="vCPU threads, each with words of its own in every page."),
+    ] = 2,
     memory: Annotated[str, typer.Option("-b", "--memory", metavar="SIZE", help="Guest memory.")] = "64MiB",
     backing: Annotated[
         str, typer.Option("-s", "--backing", metavar="TYPE", help="Host memory: pages, thp, 1g.")
@@ -202,7 +207,11 @@ def _print(reports: list[tuple[Migrate, MigrateReport]], memory: str) -> None:
         if not found.complete:
             sent = f"{found.pages_sent:,} pages sent, {len(found.rounds)} rounds done, nothing compared"
             print(f"{options.log} log, {Policy(options.policy).value}: interrupted in {found.cut}; {sent}")
-    lost = sum(found.lost_bytes or 0 for _, found in reports)
+    compared = [found.lost_bytes for _, found in reports if found.lost_bytes is not None]
+    lost = f"{sum(compared):,} bytes lost" if compared else "nothing compared"
+    if 0 < len(compared) < len(reports):
+        lost += f" in the {len(compared)} compared"
     wrong = sum(found.wrong_reads for _, found in reports)
     broken = sum(found.violations for _, found in reports)
-    print(f"{len(reports)} runs: {lost:,} bytes lost, {wrong:,} wrong reads, {broken:,} rules broken")
+    count = "1 run" if len(reports) == 1 else f"{len(reports)} runs"
+    print(f"{count}: {lost}, {wrong:,} wrong reads, {broken:,} rules broken")

@@ -14,6 +14,7 @@ __all__ = [
     "LOGS",
     "BackingName",
     "Bytes",
+    "BytesOfAll",
     "Json",
     "Log",
     "LogName",
@@ -50,6 +51,9 @@ Vcpus = Annotated[
     list[str], typer.Option("-v", "--vcpus", metavar="N[,N..]", help="vCPU threads; several counts, one run each.")
 ]
 Bytes = Annotated[str, typer.Option("-b", "--bytes", metavar="SIZE", help="Guest memory of each vCPU, as in 32MiB.")]
+BytesOfAll = Annotated[
+    str, typer.Option("-b", "--bytes", metavar="SIZE", help="Guest memory, which all vCPUs share, as in 32MiB.")
+]
 BackingName = Annotated[
     str,
     typer.Option("-s", "--backing", metavar="TYPE", help="Host memory: pages, thp, 1g (or the names of the test)."),

@@ -6,17 +6,21 @@ options of the memory, the command's own, the other shared ones.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from s2pt._checks import check_heeded
 from s2pt.cli import costs, pictures
 from s2pt.cli.common import parse_numbers, size_option
 from s2pt.cli.options import (
     BackingName,
     Bytes,
+    BytesOfAll,
     Json,
     Policies,
     SemanticsName,
@@ -27,9 +31,10 @@ from s2pt.cli.options import (
     semantics_option,
 )
 from s2pt.costs import Costs
+from s2pt.errors import OptionError
 from s2pt.types import Backing, Policy, Semantics
 
-__all__ = ["Shared", "experiment"]
+__all__ = ["Shared", "experiment", "with_flags"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +70,12 @@ class Shared:
     def costs(self, beside: str = "0ns") -> Costs:
         """Read what steps cost; `beside` is a cost of the command's own that ``--spin`` is about, too."""
         return costs.read(**self.cost_texts, spin=self.spin, beside=beside)
+
+    def check_overlap(self, overlap: bool) -> None:
+        """Refuse an overlap of one vCPU with nobody."""
+        check_heeded(
+            "overlap", overlap, False, any(count > 1 for count in self.counts), "no run has more than one vCPU"
+        )
 
     def common(self, beside: str = "0ns") -> dict[str, Any]:
         """Give what all runs of an experiment are told alike."""
@@ -104,6 +115,38 @@ def _read(
     )
 
 
+@contextlib.contextmanager
+def flags(options: Iterable[inspect.Parameter]) -> Iterator[None]:
+    """Have refusals that begin with an argument's name begin with the option that was typed for it."""
+    try:
+        yield
+    except OptionError as error:
+        for option in options:
+            name = option.name.rstrip("_")
+            for said in (name, f"{name}_s", name.replace("_", " ")):
+                if str(error).startswith(f"{said} "):
+                    raise OptionError(_flag(option) + str(error).removeprefix(said)) from None
+        raise
+
+
+def _flag(option: inspect.Parameter) -> str:
+    (about,) = option.annotation.__metadata__
+    names = (about.default, *(about.param_decls or ()))  # of an annotation, the first name stands where defaults do
+    return "/".join(name for name in names if isinstance(name, str))
+
+
+def with_flags(function: Callable[..., int]) -> Callable[..., int]:
+    """Make `flags` of a command's own options."""
+    options = list(_options(function).values())
+
+    @functools.wraps(function)
+    def command(*given: Any, **named: Any) -> int:
+        with flags(options):
+            return function(*given, **named)
+
+    return command
+
+
 def _options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters
@@ -113,12 +156,14 @@ def _options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     }
 
 
-def experiment(**defaults: object) -> Callable[[Callable[..., int]], Callable[..., int]]:
+def experiment(*, whole: bool = False, **defaults: object) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Make a command of a function that is given a `Shared` and, by name, its own options.
 
-    `defaults` are those of shared options that this command has otherwise.
+    `defaults` are those of shared options that this command has otherwise; `whole`: the memory is that of all vCPUs.
     """
     shared = _options(_read)
+    if whole:
+        shared["bytes_"] = shared["bytes_"].replace(annotation=BytesOfAll)
     for name, default in defaults.items():
         shared[name] = shared[name].replace(default=default)
     first = [shared[name] for name in ("vcpus", "bytes_", "backing", "slots")]
@@ -128,8 +173,9 @@ def experiment(**defaults: object) -> Callable[[Callable[..., int]], Callable[..
         own = [option for name, option in _options(function).items() if name != "shared"]
 
         def command(**given: Any) -> int:
-            told = _read(**{name: given.pop(name) for name in shared})
-            return function(told, **given)
+            with flags(options):
+                told = _read(**{name: given.pop(name) for name in shared})
+                return function(told, **given)
 
         options = [*first, *own, *others]
         command.__name__, command.__doc__ = function.__name__, function.__doc__

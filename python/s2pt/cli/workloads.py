@@ -52,6 +52,7 @@ def access_tracking(
 
     Options mean what they mean in KVM's access_tracking_perf_test.
     """
+    shared.check_overlap(overlap)
     common = shared.common()
     every = [
         AccessTracking(vcpus=count, policy=one, hardware_af=hardware_af, overlap=overlap, **common)
@@ -67,13 +68,13 @@ def access_tracking(
     return run_all("access-tracking", every, tell, shared)
 
 
-@experiment()
+@experiment(whole=True)
 def page_table(
     shared: Shared,
 ) -> int:
     """Measure how mappings are made, broken up under logging, and made again by all vCPUs on the same memory.
 
-    The memory is of -b bytes in all. Options mean what they mean in KVM's kvm_page_table_test. Ends with 1 if a block
+    Options mean what they mean in KVM's kvm_page_table_test. Ends with 1 if a block
     was not made again.
     """
     common = shared.common()
@@ -106,6 +107,7 @@ def demand_paging(
 
     Options mean what they mean in KVM's demand_paging_test. Ends with 1 if a byte was wrong at the end.
     """
+    shared.check_overlap(overlap)
     common = shared.common(beside=delay)
     every = [
         DemandPaging(
