@@ -368,7 +368,7 @@ fn wrong_options_are_refused() {
             refused(load(0, BLOCK)),
             WorkloadError::Option { what: "vcpus", .. }
         ));
-        assert!(matches!(refused(load(1, 0)), WorkloadError::Option { .. }));
+        assert!(matches!(refused(load(1, 0)), WorkloadError::Size { value: 0, .. }));
         assert!(matches!(
             refused(load(1, 2 * BLOCK)),
             WorkloadError::SlotTooSmall { .. }
