@@ -131,7 +131,8 @@ fn execute<M: TableMemory, T: Tlb>(
             .map_err(|source| ReplayError::Vm { row, source })?
         {
             Outcome::Exit(_) => return Ok(Replayed::Exit),
-            Outcome::Again(Retry::Peer) | Outcome::Handled(_) => {}
+            Outcome::Handled(_) => {}
+            // For a peer too: he may hold the entry and have lost his core.
             Outcome::Again(_) => backoff.wait(),
         }
         match vcpu.translate(fault.ipa, access) {
