@@ -56,28 +56,11 @@ pub enum Side {
 
 impl Side {
     /// The same, `bytes` further up.
-    pub(super) fn advance(self, bytes: u64) -> Self {
-        match self {
-            Self::Leaf {
-                level,
-                size,
-                pa,
-                prot,
-                af,
-                attrs,
-            } => {
-                let pa = pa.map(|pa| Pa::new(pa.get().wrapping_add(bytes)));
-                Self::Leaf {
-                    level,
-                    size,
-                    pa,
-                    prot,
-                    af,
-                    attrs,
-                }
-            }
-            invalid @ Self::Invalid { .. } => invalid,
+    pub(super) fn advance(mut self, bytes: u64) -> Self {
+        if let Self::Leaf { pa: Some(pa), .. } = &mut self {
+            *pa = Pa::new(pa.get().wrapping_add(bytes));
         }
+        self
     }
 }
 

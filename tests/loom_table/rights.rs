@@ -104,99 +104,78 @@ fn assert_forgotten(table: &Table<Cpu>) {
     assert!(!holds, "a CPU still uses what was taken away");
 }
 
-#[test]
-fn two_write_protects_return_when_no_cpu_can_write() {
-    explore("write_protect/write_protect, a CPU that holds the page", || {
+type OfCpu<'t> = Handle<'t, Memory, Cpu>;
+
+/// Each of the two, when it returns, knows that no CPU uses what it took away.
+fn each_returns_when_it_is_forgotten(name: &str, mine: fn(&OfCpu<'_>), theirs: fn(&OfCpu<'_>)) {
+    explore(name, move || {
         let table = held();
         let peer = table.clone();
         let other = thread::spawn(move || {
-            let view = peer.handle();
-            view.write_protect(Ipa::new(0), PAGE).unwrap();
+            theirs(&peer.handle());
             assert_forgotten(&peer);
         });
         let view = table.handle();
-        view.write_protect(Ipa::new(0), PAGE).unwrap();
+        mine(&view);
         assert_forgotten(&table);
         other.join().unwrap();
         drop(view);
         settled(&table);
     });
+}
+
+fn write_protect(view: &OfCpu<'_>) {
+    view.write_protect(Ipa::new(0), PAGE).unwrap();
+}
+
+fn unmap(view: &OfCpu<'_>) {
+    view.unmap(Ipa::new(0), PAGE).unwrap();
+}
+
+#[test]
+fn two_write_protects_return_when_no_cpu_can_write() {
+    let name = "write_protect/write_protect, a CPU that holds the page";
+    each_returns_when_it_is_forgotten(name, write_protect, write_protect);
 }
 
 #[test]
 fn a_protect_and_a_narrowing_map_return_when_no_cpu_can_write() {
-    explore("protect/map with fewer rights, a CPU that holds the page", || {
-        let table = held();
-        let peer = table.clone();
-        let other = thread::spawn(move || {
-            let view = peer.handle();
+    each_returns_when_it_is_forgotten(
+        "protect/map with fewer rights, a CPU that holds the page",
+        |view| {
+            map(view, 0, PAGE, A, Prot::R, Existing::Replace);
+        },
+        |view| {
             view.protect(Ipa::new(0), PAGE, Prot::R).unwrap();
-            assert_forgotten(&peer);
-        });
-        let view = table.handle();
-        map(&view, 0, PAGE, A, Prot::R, Existing::Replace);
-        assert_forgotten(&table);
-        other.join().unwrap();
-        drop(view);
-        settled(&table);
-    });
+        },
+    );
 }
 
 #[test]
 fn a_harvest_and_a_write_protect_return_when_no_cpu_can_write() {
-    explore("write_protect_leaves/write_protect, a CPU that holds the page", || {
-        let table = held();
-        let peer = table.clone();
-        let other = thread::spawn(move || {
-            let view = peer.handle();
+    each_returns_when_it_is_forgotten(
+        "write_protect_leaves/write_protect, a CPU that holds the page",
+        write_protect,
+        |view| {
             view.write_protect_leaves([(Ipa::new(0), PAGE)]).unwrap();
-            assert_forgotten(&peer);
-        });
-        let view = table.handle();
-        view.write_protect(Ipa::new(0), PAGE).unwrap();
-        assert_forgotten(&table);
-        other.join().unwrap();
-        drop(view);
-        settled(&table);
-    });
+        },
+    );
 }
 
 #[test]
 fn two_unmaps_return_when_no_cpu_has_the_page() {
-    explore("unmap/unmap, a CPU that holds the page", || {
-        let table = held();
-        let peer = table.clone();
-        let other = thread::spawn(move || {
-            let view = peer.handle();
-            view.unmap(Ipa::new(0), PAGE).unwrap();
-            assert_forgotten(&peer);
-        });
-        let view = table.handle();
-        view.unmap(Ipa::new(0), PAGE).unwrap();
-        assert_forgotten(&table);
-        other.join().unwrap();
-        drop(view);
-        settled(&table);
-    });
+    each_returns_when_it_is_forgotten("unmap/unmap, a CPU that holds the page", unmap, unmap);
 }
 
 #[test]
 fn an_unmap_and_a_replacement_return_when_no_cpu_has_the_page() {
-    explore("unmap/replace, a CPU that holds the page", || {
-        let table = held();
-        let peer = table.clone();
-        let other = thread::spawn(move || {
-            let view = peer.handle();
-            view.unmap(Ipa::new(0), PAGE).unwrap();
-            assert_forgotten(&peer);
-        });
-        let view = table.handle();
-        map(&view, 0, PAGE, B, Prot::RW, Existing::Replace);
-        assert_forgotten(&table);
-        other.join().unwrap();
-        drop(view);
-        settled(&table);
-    });
+    each_returns_when_it_is_forgotten(
+        "unmap/replace, a CPU that holds the page",
+        |view| {
+            map(view, 0, PAGE, B, Prot::RW, Existing::Replace);
+        },
+        unmap,
+    );
 }
 
 #[test]
